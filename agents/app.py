@@ -1,0 +1,73 @@
+"""The Faust application: `faust -A agents.app worker -l info`, or `imagepipe worker`.
+
+It starts three loops, listed here one by one: the agent `intake`, and the services `Generate`
+and `Announce`. They share nothing but the database and a nudge when there is work.
+"""
+
+import sys
+import tempfile
+
+import faust
+
+from agents.announce import Announce
+from agents.generate import Generate
+from agents.intake import intake
+from pipeline import logs, wiring
+from pipeline.settings import Settings, SettingsError, load
+
+
+def create_app(settings: Settings, worker: wiring.Worker) -> faust.App:
+    """The application with its loops; it connects when it is started, not here."""
+    app = faust.App(
+        settings.kafka_group,
+        broker=[f"kafka://{server}" for server in settings.kafka_bootstrap_servers.split(",")],
+        broker_credentials=_credentials(settings),
+        broker_max_poll_interval=86_400,  # progress is watched from outside
+        broker_session_timeout=settings.kafka_session_timeout,
+        broker_heartbeat_interval=min(3, settings.kafka_session_timeout / 6),
+        consumer_auto_offset_reset="earliest",
+        stream_wait_empty=True,  # a batch in hand is finished on SIGTERM
+        stream_buffer_maxsize=16_384,
+        table_standby_replicas=0,
+        topic_disable_leader=True,
+        topic_allow_declare=False,  # `pipeline.topics` creates them all, before this starts
+        web_enabled=False,
+        datadir=tempfile.gettempdir(),  # there are no tables: nothing is ever written there
+        logging_config=logs.config(),
+    )
+    topic = app.topic(
+        settings.topic_entity_created,
+        key_type=bytes,
+        value_type=bytes,
+        key_serializer="raw",
+        value_serializer="raw",
+    )
+    app.agent(topic, name="intake", concurrency=1)(intake(worker, settings.batch_size))
+    app.service(Announce.of(worker))  # started first, so stopped last: it closes the worker
+    app.service(Generate.of(worker))
+    return app
+
+
+def _credentials(settings: Settings) -> object:
+    protocol = settings.kafka_security_protocol
+    context = wiring.tls_context(settings) if "SSL" in protocol else None
+    if protocol == "PLAINTEXT":
+        return None
+    if protocol == "SSL":
+        return faust.SSLCredentials(context)
+    security = wiring.kafka_security(settings)
+    return faust.SASLCredentials(
+        username=security["sasl_plain_username"],
+        password=security["sasl_plain_password"],
+        mechanism=security["sasl_mechanism"],
+        ssl_context=context,
+    )
+
+
+logs.configure()
+try:
+    _settings = load()
+    app = create_app(_settings, wiring.worker(_settings))
+except SettingsError as error:
+    sys.stderr.write(f"imagepipe: {error}\n")
+    sys.exit(2)

@@ -1,0 +1,41 @@
+"""imagepipe: a CMS's `entity-created` events in, pictures and `image-ready` events out.
+
+The whole story
+===============
+
+An event arrives on Kafka. `agents.intake` takes it in batches, `events.decode` turns bytes into a
+validated request, `preparation.prepare` computes everything that needs no I/O: two fingerprints
+(`context_hash`: what was asked; `prompt_hash`: what would be sent), the prompt, the price's upper
+bound. Then **one transaction** (`intake.record`) writes every request down under its identity and
+finds each one's picture: it exists (a *hit*: answered at once), it is being made (the request
+*joins* that job), or it has to be bought (a *job* is opened). What cannot be understood becomes a
+dead letter. Only after that transaction are the offsets committed.
+
+A job moves `queued -> generating -> generated -> done`, or ends as `failed`
+(`rules.lifecycle`). `agents.generate` claims due jobs (`jobs.claim`) **together with their
+money**: in the same transaction the ledger reserves each purchase's upper bound in every sliding
+window it falls into, or the job stays queued. Then the image model is called, once. The bytes are
+written to the spool in PostgreSQL in the transaction that settles the real cost
+(`completion.keep_picture`), are uploaded to the media host, and at last one transaction
+(`completion.complete`) stores the asset, ends the job and answers everybody who waits for it.
+
+Answers, refusals and dead letters are rows of the outbox, written in the transaction that decided
+them. `agents.announce` publishes them to Kafka and marks them once the broker has acknowledged.
+
+Three promises
+==============
+
+1. Every distinct picture is paid for once. Two partial unique indexes allow one live job per
+   fingerprint, a claim looks for an existing asset once more, and the SDK's own retries are off.
+   A call whose outcome nobody can know is recorded as *unknown* and may cost one more.
+2. The limits are never exceeded. Money is integer micro-dollars; an upper bound is reserved before
+   each call under one lock (`ledger`), windows slide exactly over the reservations, and nothing is
+   refunded on a guess.
+3. No accepted event is lost, and no picture whose bytes were received is bought again. The tables
+   are the only state; every loop may be killed at any instruction and run again.
+
+Where to read on, in the order in which data flows: `agents/intake.py`, `events.py`,
+`preparation.py`, `intake.py`; `agents/generate.py`, `jobs.py`, `ledger.py`, `generation.py`,
+`completion.py`; `outbox.py`, `agents/announce.py`. Pure decisions are in `rules/`, the outside in
+`adapters/`, and `wiring.py` puts it all together.
+"""

@@ -1,0 +1,1 @@
+"""The image model and the media hosts, each behind the Protocol of `pipeline.ports`."""

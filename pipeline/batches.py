@@ -1,0 +1,119 @@
+"""A batch of Kafka records made durable: requests recorded, dead letters kept, nothing lost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from pipeline import dead_letters, intake
+from pipeline.answers import Topics
+from pipeline.database import transact
+from pipeline.dead_letters import DeadLetter
+from pipeline.events import Record, Undecodable, decode
+from pipeline.intake import Recorded
+from pipeline.preparation import Prepared, prepare
+from pipeline.rules.calls import PromptTooLong
+from pipeline.rules.catalogue import Model
+from pipeline.rules.lifecycle import Source
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Understood:
+    """A record that is a request."""
+
+    record: Record
+    prepared: Prepared
+
+
+class Intake:
+    """Takes records in; everything it needs, and `accept`."""
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        model: Model,
+        topics: Topics,
+        *,
+        output_format: str,
+        group: str,
+        trial: bool,
+    ) -> None:
+        self._engine = engine
+        self._model = model
+        self._topics = topics
+        self._output_format = output_format
+        self._group = group
+        self._trial = trial
+
+    async def accept(self, records: Sequence[Record]) -> Recorded:
+        """Make every record durable, however long PostgreSQL is away.
+
+        Records that nobody can understand become dead letters. So does one that PostgreSQL
+        refuses: the batch is halved until the culprit stands alone.
+        """
+        read = [self._read(record) for record in records]
+        result = await self._keep(read)
+        log.info(
+            "batch recorded",
+            records=len(records),
+            new=result.new,
+            hits=result.hits,
+            waiting=result.waiting,
+            dead=sum(isinstance(one, DeadLetter) for one in read),
+        )
+        return result
+
+    def _read(self, record: Record) -> Understood | DeadLetter:
+        try:
+            event = decode(record)
+            prepared = prepare(
+                event.request,
+                self._model,
+                event_source=event.source,
+                event_id=event.id,
+                source=Source.LIVE,
+                traceparent=event.traceparent,
+                output_format=self._output_format,
+            )
+        except Undecodable as error:
+            return DeadLetter(record, error.code, error.message)
+        except PromptTooLong as error:
+            return DeadLetter(record, "prompt_too_long", str(error))
+        except Exception as error:
+            log.exception("a record could not be read", offset=record.offset)
+            return DeadLetter(record, "internal_error", f"{type(error).__name__} while reading it")
+        return Understood(record, prepared)
+
+    async def _keep(self, read: Sequence[Understood | DeadLetter]) -> Recorded:
+        async def work(connection: AsyncConnection) -> Recorded:
+            letters = [one for one in read if isinstance(one, DeadLetter)]
+            await dead_letters.record(
+                connection, letters, topic=self._topics.dead_letters, group=self._group
+            )
+            prepared = [one.prepared for one in read if isinstance(one, Understood)]
+            return await intake.record(connection, prepared, topics=self._topics, trial=self._trial)
+
+        try:
+            return await transact(self._engine, work)
+        except DBAPIError as error:
+            if len(read) > 1:
+                first = await self._keep(read[: len(read) // 2])
+                second = await self._keep(read[len(read) // 2 :])
+                return Recorded(
+                    first.new + second.new,
+                    first.hits + second.hits,
+                    first.waiting + second.waiting,
+                )
+            (culprit,) = read
+            if isinstance(culprit, DeadLetter):
+                raise
+            reason = type(error.orig).__name__
+            log.error("PostgreSQL refused a request", id=str(culprit.prepared.id), reason=reason)
+            letter = DeadLetter(
+                culprit.record, "database_refused", f"PostgreSQL refused its values ({reason})"
+            )
+            return await self._keep([letter])

@@ -1,0 +1,208 @@
+"""Claiming: due jobs leave the queue together with their money, or stay in it.
+
+One transaction per claim. It holds the ledger's lock, so workers claim one after the other, in
+batches as large as their free slots. A claimed attempt is committed as started before the call:
+whatever happens to the worker afterwards, that money stays held until somebody knows better.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID, uuid4
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from pipeline import assets, circuits, completion, ledger
+from pipeline.answers import Topics
+from pipeline.ledger import OpenBooks, Reservation
+from pipeline.ports import ImageCall
+from pipeline.rules.limits import Limit, Purchase, admit
+
+CALL_MARGIN = 30.0
+"""Seconds from the end of a call's time to the moment its attempt is given up as unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A job in hand, with its money reserved under the attempt's id."""
+
+    job_id: UUID
+    attempt_id: UUID
+    call: ImageCall
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The best job of a closed scope: nothing behind it in that scope may pass."""
+
+    purchase: Purchase
+    limits: list[Limit]
+
+
+@dataclass(slots=True)
+class Claim:
+    """What a claim brought: jobs to buy, pictures found after all, and who has to wait."""
+
+    claimed: list[Claimed] = field(default_factory=list)
+    hits: int = 0
+    heads: dict[str, Head] = field(default_factory=dict)  # by closed scope
+
+
+async def claim(
+    connection: AsyncConnection,
+    *,
+    slots: int,
+    call_timeout: float,
+    topics: Topics,
+    trial: bool,
+) -> Claim:
+    """Claim up to `slots` due jobs, best first, as far as every limit has room."""
+    result = Claim()
+    if not await _anything_due(connection):
+        return result
+    opened = await ledger.open_books(connection)
+    while len(result.claimed) < slots and "global" not in result.heads:
+        found = await _candidates(connection, slots - len(result.claimed), result.heads)
+        if not found:
+            break
+        queue = await _answer_existing(connection, found, result, topics, trial=trial)
+        purchases = [candidate.purchase for candidate in queue]
+        admission = admit(opened.books, purchases)
+        admitted = [queue[index] for index in admission.admitted]
+        await _start(connection, opened, admitted, call_timeout)
+        result.claimed += [candidate.claimed for candidate in admitted]
+        for scope, (index, limits) in admission.heads.items():
+            result.heads[scope] = Head(purchases[index], limits)
+    return result
+
+
+async def _anything_due(connection: AsyncConnection) -> bool:
+    due = text("""
+        SELECT EXISTS (SELECT FROM imagepipe.jobs
+                       WHERE state = 'queued' AND due_at <= clock_timestamp())
+    """)
+    return bool(await connection.scalar(due))
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    claimed: Claimed
+    purchase: Purchase
+    joinable: bool
+    context_hash: str
+    prompt_hash: str
+
+
+async def _candidates(
+    connection: AsyncConnection, wanted: int, closed: Iterable[str]
+) -> list[_Candidate]:
+    """The best due jobs, locked, without those that stand behind a head, could never fit a
+    limit, or want a model nobody may call."""
+    rows = await connection.execute(
+        text("""
+            SELECT j.id, j.model, j.prompt, j.size, j.quality, j.style, j.output_format,
+                   j.source, j.type, j.bound_microusd, j.joinable, j.context_hash, j.prompt_hash,
+                   coalesce((SELECT c.failures > 0 FROM imagepipe.circuits c
+                             WHERE c.model = j.model), false) AS probe
+            FROM imagepipe.jobs j
+            WHERE j.state = 'queued' AND j.due_at <= clock_timestamp()
+              AND NOT ('source:' || j.source = ANY(CAST(:closed AS text[])))
+              AND NOT ('type:' || j.type = ANY(CAST(:closed AS text[])))
+              AND NOT EXISTS (
+                  SELECT FROM imagepipe.limits l
+                  WHERE l.scope IN ('global', 'source:' || j.source, 'type:' || j.type)
+                    AND (l.max_requests < 1 OR l.max_microusd < j.bound_microusd))
+              AND NOT EXISTS (
+                  SELECT FROM imagepipe.circuits c
+                  WHERE c.model = j.model AND c.paused_until > clock_timestamp())
+            ORDER BY j.priority DESC, j.sequence
+            LIMIT :wanted FOR UPDATE OF j SKIP LOCKED
+        """),
+        {"wanted": wanted, "closed": list(closed)},
+    )
+    probed: set[str] = set()
+    candidates: list[_Candidate] = []
+    for row in rows:
+        if row.model in probed:
+            continue
+        if row.probe:
+            probed.add(row.model)
+        call = ImageCall(row.model, row.prompt, row.size, row.quality, row.style, row.output_format)
+        candidates.append(
+            _Candidate(
+                Claimed(row.id, uuid4(), call),
+                Purchase(row.source, row.type, row.bound_microusd),
+                row.joinable,
+                row.context_hash,
+                row.prompt_hash,
+            )
+        )
+    return candidates
+
+
+async def _answer_existing(
+    connection: AsyncConnection,
+    candidates: list[_Candidate],
+    result: Claim,
+    topics: Topics,
+    *,
+    trial: bool,
+) -> list[_Candidate]:
+    """Look once more for pictures that exist meanwhile; returns the jobs that must be bought."""
+    askable = [c for c in candidates if c.joinable]
+    found = await assets.find(
+        connection,
+        [c.context_hash for c in askable],
+        [c.prompt_hash for c in askable],
+        trial=trial,
+    )
+    missing: list[_Candidate] = []
+    for candidate in candidates:
+        asset = found.get([candidate.context_hash], candidate.prompt_hash)
+        if asset is None or not candidate.joinable:
+            missing.append(candidate)
+        else:
+            await completion.answer_from(connection, candidate.claimed.job_id, asset, topics)
+            result.hits += 1
+    return missing
+
+
+async def _start(
+    connection: AsyncConnection,
+    opened: OpenBooks,
+    candidates: Sequence[_Candidate],
+    call_timeout: float,
+) -> None:
+    """Reserve, and write each attempt down as started, with the moment it is given up."""
+    if not candidates:
+        return
+    claimed = [candidate.claimed for candidate in candidates]
+    reservations = [
+        Reservation(c.claimed.attempt_id, c.purchase, c.claimed.call.model) for c in candidates
+    ]
+    await ledger.reserve(connection, opened.now, reservations)
+    await circuits.probing(connection, {c.call.model for c in claimed}, call_timeout)
+    await connection.execute(
+        text("""
+            WITH new AS (
+                SELECT job_id, attempt_id,
+                       clock_timestamp() + make_interval(secs => :seconds) AS deadline
+                FROM unnest(CAST(:jobs AS uuid[]), CAST(:attempts AS uuid[]))
+                    AS new (job_id, attempt_id)
+            ), started AS (
+                INSERT INTO imagepipe.attempts (id, job_id, state, call_deadline)
+                SELECT attempt_id, job_id, 'started', deadline FROM new
+            ), waiting AS (
+                UPDATE imagepipe.requests r SET deferred_at = NULL FROM new
+                WHERE r.job_id = new.job_id AND r.state = 'waiting' AND r.deferred_at IS NOT NULL
+            )
+            UPDATE imagepipe.jobs j
+            SET state = 'generating', lease = new.attempt_id, lease_until = new.deadline
+            FROM new WHERE j.id = new.job_id AND j.state = 'queued'
+        """),
+        {
+            "jobs": [c.job_id for c in claimed],
+            "attempts": [c.attempt_id for c in claimed],
+            "seconds": call_timeout + CALL_MARGIN,
+        },
+    )

@@ -1,0 +1,79 @@
+"""Connections to PostgreSQL, and the one place where a transaction is tried again."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import psycopg
+import structlog
+from sqlalchemy import make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+TRANSIENT_CLASSES = ("08", "40", "53", "57")
+"""SQLSTATE classes that pass by themselves: connection, rollback (serialisation, deadlock),
+resources, operator intervention (shutdown, restart)."""
+
+LOCK_NOT_AVAILABLE = "55P03"
+LONGEST_PAUSE = 5.0  # seconds
+
+
+def sync_url(url: str) -> str:
+    """The same database for SQLAlchemy with psycopg 3, whatever scheme the URL came with."""
+    return make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+
+
+def create_engine(url: str, *, pool_size: int = 10) -> AsyncEngine:
+    """An async engine for `postgresql://…`; connects lazily, READ COMMITTED."""
+    return create_async_engine(
+        sync_url(url),
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=60,
+        connect_args={
+            "connect_timeout": 5,
+            "application_name": "imagepipe",
+            "keepalives_idle": 30,
+            "keepalives_interval": 10,
+            "keepalives_count": 3,
+        },
+    )
+
+
+def is_transient(error: DBAPIError) -> bool:
+    """Whether the same transaction may succeed later without anybody changing anything."""
+    if error.connection_invalidated or isinstance(error, InterfaceError):
+        return True
+    cause = error.orig
+    state = cause.sqlstate if isinstance(cause, psycopg.Error) else None
+    if state is None:
+        return isinstance(cause, psycopg.OperationalError)
+    return state.startswith(TRANSIENT_CLASSES) or state == LOCK_NOT_AVAILABLE
+
+
+async def transact(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    """Run `work` in a transaction until it commits; the one retry loop around PostgreSQL.
+
+    Transient failures are retried for ever, with back-off and jitter, and said once. So `work`
+    must be idempotent: a commit whose answer got lost is run again. Other errors are raised.
+    """
+    failures = 0
+    while True:
+        try:
+            async with engine.begin() as connection:
+                result = await work(connection)
+        except DBAPIError as error:
+            if not is_transient(error):
+                raise
+            failures += 1
+            if failures == 3:  # a deadlock or two is no news
+                log.warning("database is away, trying again", error=str(error.orig).strip())
+            await asyncio.sleep(min(LONGEST_PAUSE, 0.05 * 2**failures) * random.uniform(0.5, 1))  # noqa: S311
+        else:
+            if failures >= 3:
+                log.info("database is back", failures=failures)
+            return result

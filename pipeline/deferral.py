@@ -1,0 +1,85 @@
+"""Telling those who wait: `image-deferred`, once per request and wait.
+
+Nobody is woken one by one afterwards: the head of the queue is tried whenever workers look, and
+goes as soon as its windows have room.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from pipeline import answers, ledger, outbox
+from pipeline.answers import Topics
+from pipeline.claims import Head
+from pipeline.requests import ASKER, Asker
+from pipeline.rules.limits import Limit, Purchase
+
+ASKER_COLUMNS = len(ASKER.split(","))
+
+
+async def announce_waiting(
+    connection: AsyncConnection, heads: Mapping[str, Head], *, topics: Topics, limit: int = 500
+) -> int:
+    """Defer up to `limit` requests that wait behind one of `heads` (by closed scope), or whose
+    purchase could never fit; returns how many. Looks without the ledger's lock."""
+    rows = await connection.execute(
+        text(f"""
+            SELECT {ASKER}, j.source, j.type, j.bound_microusd
+            FROM imagepipe.requests r JOIN imagepipe.jobs j ON j.id = r.job_id
+            WHERE r.state = 'waiting' AND r.deferred_at IS NULL
+              AND j.state = 'queued' AND j.due_at <= clock_timestamp()
+              AND (ARRAY['global', 'source:' || j.source, 'type:' || j.type]
+                       && CAST(:closed AS text[])
+                   OR EXISTS (
+                       SELECT FROM imagepipe.limits l
+                       WHERE l.scope IN ('global', 'source:' || j.source, 'type:' || j.type)
+                         AND (l.max_requests < 1 OR l.max_microusd < j.bound_microusd)))
+            ORDER BY r.sequence LIMIT :limit
+            FOR UPDATE OF r SKIP LOCKED
+        """),  # noqa: S608
+        {"closed": list(heads), "limit": limit},
+    )
+    waiting = rows.all()
+    if not waiting:
+        return 0
+    messages = await _messages(connection, waiting, heads, topics)
+    await connection.execute(
+        text("""
+            UPDATE imagepipe.requests
+            SET deferred_at = clock_timestamp(), deferrals = deferrals + 1 WHERE id = ANY(:ids)
+        """),
+        {"ids": [row.id for row in waiting]},
+    )
+    await outbox.add(connection, messages)
+    return len(waiting)
+
+
+async def _messages(
+    connection: AsyncConnection,
+    waiting: Sequence[Row[Any]],
+    heads: Mapping[str, Head],
+    topics: Topics,
+) -> list[tuple[Any, Any]]:
+    """One message each; the instants are computed once per head, not once per request."""
+    now = await ledger.now(connection)
+    books = await ledger.read_books(connection)
+    frees_at = {
+        scope: await ledger.room_for(connection, head.limits, head.purchase, now)
+        for scope, head in heads.items()
+    }
+    messages = []
+    for row in waiting:
+        asker = Asker(*row[:ASKER_COLUMNS])
+        purchase = Purchase(row.source, row.type, row.bound_microusd)
+        limit: Limit
+        if never := books.never_fits(purchase):
+            limit, retry_at = never[0], None
+        else:
+            closed = [scope for scope in purchase.scopes if scope in heads]
+            scope = max(closed, key=lambda scope: frees_at[scope] or now)
+            limit, retry_at = heads[scope].limits[0], frees_at[scope]
+        message = answers.deferred(topics, asker, limit, books.totals[limit.window], retry_at)
+        messages.append((message, asker.id))
+    return messages

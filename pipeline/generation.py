@@ -1,0 +1,280 @@
+"""Generation: jobs in hand, from the call to the stored asset. One `Generator` per worker."""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from functools import partial
+from uuid import UUID, uuid4
+
+import structlog
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from pipeline import claims, completion, deferral, settlement
+from pipeline.answers import Topics
+from pipeline.claims import Claim, Claimed
+from pipeline.database import is_transient, transact
+from pipeline.errors import OutcomeUnknown, OutsideError, Retryable
+from pipeline.ports import ImageFacts, ImageModel, MediaHost, Upload
+from pipeline.rules.catalogue import Catalogue
+from pipeline.rules.retries import Patience
+from schemas.request import ImageRequest
+
+log = structlog.get_logger()
+
+SEND_WITHIN = 5.0
+"""Seconds from the commit of "started" to the call: a worker that was frozen does not send."""
+
+UPLOAD_MARGIN = 30.0
+"""Seconds from the end of an upload's time to the moment another worker takes it over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """How a generator works. Times in seconds."""
+
+    concurrency: int
+    call_timeout: float
+    upload_timeout: float
+    poll_interval: float
+    patience: Patience
+    public_id_prefix: str
+    topics: Topics
+    trial: bool
+
+    @property
+    def upload_lease(self) -> float:
+        return self.upload_timeout + UPLOAD_MARGIN
+
+
+class Generator:
+    """Claims, buys, keeps, uploads, completes: as many jobs at once as `work.concurrency`."""
+
+    def __init__(
+        self,
+        *,
+        engine: AsyncEngine,
+        model: ImageModel,
+        host: MediaHost,
+        catalogue: Catalogue,
+        work: Work,
+        announce: Callable[[], None],
+    ) -> None:
+        """`announce` is called whenever something has been written into the outbox."""
+        self._engine = engine
+        self._model = model
+        self._host = host
+        self._catalogue = catalogue
+        self._work = work
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+        self._announce = announce
+        self._stopping = False
+
+    def wake(self) -> None:
+        """There may be new jobs: look now instead of at the next poll."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Work until `stop` is called. Trouble with PostgreSQL is waited out."""
+        while not self._stopping:
+            self._wake.clear()
+            more = False
+            try:
+                more = await self.step()
+            except DBAPIError as error:
+                if not is_transient(error):
+                    log.exception("claiming failed")
+            except Exception:
+                log.exception("claiming failed")
+            if not more and not self._stopping:
+                await self._rest()
+
+    async def _rest(self) -> None:
+        try:
+            async with asyncio.timeout(self._work.poll_interval):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    async def stop(self) -> None:
+        """Claim nothing more, and see to the end what is in hand: those calls are being paid."""
+        self._stopping = True
+        self._wake.set()
+        if self._tasks:
+            log.info("finishing what is in hand", pictures=len(self._tasks))
+            await asyncio.wait(self._tasks)
+
+    async def step(self) -> bool:
+        """Look once at everything there is to do; True when it is worth looking again at once."""
+        work = self._work
+        async with self._engine.begin() as connection:
+            expired = await settlement.give_up_expired(
+                connection, patience=work.patience, topics=work.topics
+            )
+        async with self._engine.begin() as connection:
+            uploads = await claim_uploads(
+                connection, slots=self._free, lease_seconds=work.upload_lease
+            )
+        for job_id in uploads:
+            self._spawn(self._store(job_id))
+        claim = await self._claim()
+        async with self._engine.begin() as connection:
+            deferred = await deferral.announce_waiting(connection, claim.heads, topics=work.topics)
+        if expired or deferred or claim.hits:
+            self._announce()
+        return bool(expired or uploads or claim.claimed or claim.hits)
+
+    @property
+    def _free(self) -> int:
+        return max(0, self._work.concurrency - len(self._tasks))
+
+    async def _claim(self) -> Claim:
+        work = self._work
+        if not self._free:
+            return Claim()
+        async with self._engine.begin() as connection:
+            claim = await claims.claim(
+                connection,
+                slots=self._free,
+                call_timeout=work.call_timeout,
+                topics=work.topics,
+                trial=work.trial,
+            )
+        committed = time.monotonic()
+        for claimed in claim.claimed:
+            self._spawn(self._buy(claimed, committed))
+        return claim
+
+    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("a job was dropped; its lease brings it back", exc_info=error)
+        self._wake.set()
+
+    async def _buy(self, claimed: Claimed, committed: float) -> None:
+        """Call the model once, and keep the bytes or record the failure, however long it takes."""
+        work = self._work
+        try:
+            if time.monotonic() - committed > SEND_WITHIN:
+                raise Retryable("not_sent", "the worker was stopped before it could send the call")
+            image = await self._model.generate(claimed.call)
+        except OutsideError as error:
+            await self._failed(claimed, error)
+            return
+        except Exception as error:
+            log.exception("the image model's adapter failed", job=str(claimed.job_id))
+            unknown = OutcomeUnknown("internal_error", f"{type(error).__name__} in the adapter")
+            await self._failed(claimed, unknown)
+            return
+
+        async def keep(connection: AsyncConnection) -> bool:
+            return await settlement.keep_picture(
+                connection,
+                claimed.job_id,
+                claimed.attempt_id,
+                image,
+                self._catalogue,
+                lease_seconds=work.upload_lease,
+            )
+
+        if await transact(self._engine, keep):
+            await self._store(claimed.job_id)
+
+    async def _failed(self, claimed: Claimed, error: OutsideError) -> None:
+        work = self._work
+        log.warning("generation failed", job=str(claimed.job_id), error=str(error))
+
+        async def record(connection: AsyncConnection) -> None:
+            await settlement.record_failure(
+                connection,
+                claimed.job_id,
+                claimed.attempt_id,
+                error,
+                patience=work.patience,
+                topics=work.topics,
+            )
+
+        await transact(self._engine, record)
+        self._announce()
+
+    async def _store(self, job_id: UUID) -> None:
+        """Upload a picture from the spool and complete its job."""
+        upload = await transact(
+            self._engine, partial(read_upload, job_id=job_id, prefix=self._work.public_id_prefix)
+        )
+        if upload is None:
+            return
+        try:
+            stored = await self._host.store(upload)
+        except OutsideError as error:
+            log.warning(
+                "upload failed, the picture stays in the spool", job=str(job_id), error=str(error)
+            )
+            await transact(
+                self._engine, partial(completion.upload_failed, job_id=job_id, error=error)
+            )
+            return
+
+        async def complete(connection: AsyncConnection) -> bool:
+            return await completion.complete(
+                connection, job_id, stored, self._work.topics, trial=self._work.trial
+            )
+
+        await transact(self._engine, complete)
+        self._announce()
+
+
+async def claim_uploads(
+    connection: AsyncConnection, *, slots: int, lease_seconds: float
+) -> list[UUID]:
+    """Take over pictures in the spool that nobody is uploading: after a crash, or a refusal."""
+    rows = await connection.scalars(
+        text("""
+            UPDATE imagepipe.jobs
+            SET lease = :lease, lease_until = clock_timestamp() + make_interval(secs => :seconds)
+            WHERE id IN (
+                SELECT id FROM imagepipe.jobs
+                WHERE state = 'generated' AND due_at <= clock_timestamp()
+                  AND (lease_until IS NULL OR lease_until < clock_timestamp())
+                ORDER BY priority DESC, sequence LIMIT :slots FOR UPDATE SKIP LOCKED)
+            RETURNING id
+        """),
+        {"lease": uuid4(), "seconds": lease_seconds, "slots": slots},
+    )
+    return list(rows)
+
+
+async def read_upload(connection: AsyncConnection, job_id: UUID, prefix: str) -> Upload | None:
+    """The upload of a picture in the spool; None when it has been stored meanwhile.
+
+    The public id is made of the prefix, the job and the bytes' hash: the same id always means the
+    same bytes, so an upload can be repeated.
+    """
+    row = (
+        await connection.execute(
+            text("""
+                SELECT s.*, r.data AS request FROM imagepipe.image_spool s
+                JOIN imagepipe.requests r ON r.id = s.job_id WHERE s.job_id = :job
+            """),
+            {"job": job_id},
+        )
+    ).one_or_none()
+    if row is None:
+        return None
+    request = ImageRequest.from_wire(row.request)
+    return Upload(
+        public_id=f"{prefix}-{job_id}-{row.sha256[:12]}",
+        folder=request.upload.folder,
+        data=bytes(row.data),
+        facts=ImageFacts(row.format, row.width, row.height, len(row.data), row.sha256),
+        alt=request.alt.text,
+        tags=request.upload.tags,
+    )

@@ -1,0 +1,115 @@
+"""Intake: one transaction that writes a batch of requests down and finds each one's picture.
+
+It runs a constant number of set-based statements for hits, and a few more where pictures are
+missing. Whoever calls it, agent, HTTP or command, commits before acknowledging anything.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from pipeline import answers, assets, jobs, outbox, requests
+from pipeline.answers import FREE, Topics
+from pipeline.assets import StoredAsset
+from pipeline.preparation import Prepared
+from pipeline.requests import Asker
+
+ROUNDS = 20
+"""A request is looked up again when its job ends under its hands; twenty times is a bug."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What became of a batch: how many requests were new, and of those, answered or waiting."""
+
+    new: int
+    hits: int
+    waiting: int
+
+
+async def record(
+    connection: AsyncConnection, batch: Sequence[Prepared], *, topics: Topics, trial: bool
+) -> Recorded:
+    """Record each request once; answer the hits, let the others join or open a job."""
+    unique = list({p.id: p for p in reversed(batch)}.values())[::-1]  # the first of each id
+    found = await _find(connection, unique, trial=trial)
+    sequences = await requests.insert(
+        connection, unique, {id_: asset.id for id_, asset in found.items()}
+    )
+    new = [p for p in unique if p.id in sequences]
+    askers = {p.id: requests.asker(p, sequences[p.id]) for p in new}
+    hits = {p.id: found[p.id] for p in new if p.id in found}
+    await _answer(connection, askers, hits, topics)
+    late = await _place(
+        connection, [p for p in new if p.id not in found], askers, topics=topics, trial=trial
+    )
+    return Recorded(len(new), len(hits) + late, len(new) - len(hits) - late)
+
+
+async def _find(
+    connection: AsyncConnection, batch: Sequence[Prepared], *, trial: bool
+) -> dict[UUID, StoredAsset]:
+    """The assets that answer requests of the batch. skipCache asks for a new picture."""
+    askable = [p for p in batch if not p.request.skip_cache]
+    found = await assets.find(
+        connection,
+        [hash_ for p in askable for hash_ in p.context_hashes],
+        [p.prompt_hash for p in askable],
+        trial=trial,
+    )
+    hits = {p.id: found.get(p.context_hashes, p.prompt_hash) for p in askable}
+    return {id_: asset for id_, asset in hits.items() if asset}
+
+
+async def _answer(
+    connection: AsyncConnection,
+    askers: dict[UUID, Asker],
+    hits: dict[UUID, StoredAsset],
+    topics: Topics,
+) -> None:
+    """Everything a hit leaves behind: usage, the entity's picture, the outcome."""
+    if not hits:
+        return
+    await assets.count_uses(connection, Counter(asset.id for asset in hits.values()))
+    await assets.link_entities(
+        connection, [(askers[id_], asset.id, True) for id_, asset in hits.items()]
+    )
+    await outbox.add(
+        connection,
+        [(answers.ready(topics, askers[id_], asset, FREE), id_) for id_, asset in hits.items()],
+    )
+
+
+async def _place(
+    connection: AsyncConnection,
+    waiting: list[Prepared],
+    askers: dict[UUID, Asker],
+    *,
+    topics: Topics,
+    trial: bool,
+) -> int:
+    """Open or join a job for each waiting request; returns how many were hits after all.
+
+    A job that ends between two statements is no longer there to be joined: its request is looked
+    up again, and then either its asset or nobody is in the way of a new job.
+    """
+    late = 0
+    for _ in range(ROUNDS):
+        if not waiting:
+            break
+        await jobs.open_missing(connection, waiting, askers)
+        joined = await jobs.join(connection, waiting)
+        await requests.attach(connection, joined)
+        waiting = [p for p in waiting if p.id not in joined]
+        hits = await _find(connection, waiting, trial=trial)
+        for id_, asset in hits.items():
+            await requests.finish_ready(connection, asset.id, paid=[], cached=[id_])
+        await _answer(connection, askers, hits, topics)
+        waiting = [p for p in waiting if p.id not in hits]
+        late += len(hits)
+    if waiting:
+        raise RuntimeError(f"{len(waiting)} requests found neither an asset nor a job")
+    return late

@@ -1,0 +1,55 @@
+"""Logging: one line an event, `time level event key=value`, on standard error."""
+
+import logging.config
+from typing import Any
+
+import structlog
+
+QUIET = ("aiokafka", "kafka", "httpx2", "httpcore2", "urllib3", "openai")
+"""Libraries that are heard from errors on: what they warn of, we retry and say ourselves."""
+
+SHARED: list[structlog.typing.Processor] = [
+    structlog.stdlib.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.processors.format_exc_info,
+]
+
+
+def config(level: str = "INFO") -> dict[str, Any]:
+    """The standard library's logging, as a dictionary for `logging.config` (and for Faust)."""
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            "line": {
+                "()": structlog.stdlib.ProcessorFormatter,
+                "foreign_pre_chain": SHARED,
+                "processors": [
+                    structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                    structlog.processors.LogfmtRenderer(
+                        key_order=["timestamp", "level", "event"], drop_missing=True
+                    ),
+                ],
+            }
+        },
+        "handlers": {
+            "stderr": {
+                "class": "logging.StreamHandler",
+                "formatter": "line",
+                "stream": "ext://sys.__stderr__",
+            }
+        },
+        "root": {"level": level, "handlers": ["stderr"]},
+        "loggers": {name: {"level": "ERROR"} for name in QUIET},
+    }
+
+
+def configure(level: str = "INFO") -> None:
+    """Send structlog and the standard library's logging to standard error in one form."""
+    logging.config.dictConfig(config(level))
+    structlog.configure(
+        processors=[*SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )

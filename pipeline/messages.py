@@ -1,0 +1,128 @@
+"""What is published: outcomes as CloudEvents in binary mode, and dead letters.
+
+Ids are derived, never drawn: the same event answered again has the same ids, so consumers can
+drop repetitions by (ce_source, ce_id).
+"""
+
+import json
+import struct
+from base64 import b64decode, b64encode
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+from uuid import UUID, uuid5
+
+from pipeline.events import Record
+from schemas.outcomes import Outcome
+from schemas.wire import rfc3339
+
+OutcomeKind = Literal["ready", "failed", "deferred"]
+Headers = tuple[tuple[str, bytes | None], ...]
+
+_REQUESTS = UUID("b6a3d0f4-8d0d-4b0b-9a2b-3f1c7a54e201")
+_OUTCOMES = UUID("e0c5f7a2-61b9-4d55-8f0e-7d9b2c8a6f02")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A Kafka message to be published."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
+def request_id(source: str, event_id: str) -> UUID:
+    """The request of the event (source, id)."""
+    return _derived(_REQUESTS, source, event_id)
+
+
+def outcome_id(source: str, event_id: str, outcome: OutcomeKind, ordinal: int) -> UUID:
+    """The `ordinal`-th outcome of this kind that the event (source, id) gets."""
+    return _derived(_OUTCOMES, source, event_id, outcome, str(ordinal))
+
+
+def _derived(namespace: UUID, *components: str) -> UUID:
+    return uuid5(namespace, "\0".join(components))  # decoding refuses NUL: no two lists join alike
+
+
+def outcome_message(
+    topic: str,
+    kind: OutcomeKind,
+    data: Outcome,
+    *,
+    event_source: str,
+    event_id: str,
+    ordinal: int,
+    occurred_at: datetime,
+    traceparent: str | None,
+    source: str = "urn:imagepipe",
+) -> Message:
+    """The CloudEvent that tells an outcome.
+
+    `event_source`, `event_id` and `traceparent` are those of the event that is answered;
+    `occurred_at` has a time zone; `source` is what `ce_source` says.
+    """
+    key = data.entity.key if data.entity else str(data.request_id)
+    headers = {
+        "ce_specversion": "1.0",
+        "ce_id": str(outcome_id(event_source, event_id, kind, ordinal)),
+        "ce_source": source,
+        "ce_type": f"imagepipe.image-{kind}.v1",
+        "ce_subject": key,
+        "ce_time": rfc3339(occurred_at),
+        "content-type": "application/json",
+    }
+    if traceparent is not None:
+        headers["traceparent"] = traceparent
+    return Message(
+        topic=topic,
+        key=key.encode(),
+        value=data.model_dump_json().encode(),
+        headers=tuple((name, text.encode()) for name, text in headers.items()),
+    )
+
+
+def dead_letter(
+    topic: str,
+    record: Record,
+    *,
+    code: str,
+    message: str,
+    error_class: str,
+    attempts: int,
+    group: str,
+) -> Message:
+    """The record, untouched, with the reason appended in the headers of Spring's dead letters.
+
+    `group` is the consumer group that gave up. Integers are big-endian: the partition in four
+    bytes, offset and timestamp (milliseconds) in eight. Our errors are no Java classes, so
+    `exception-fqcn` says "imagepipe." and the code.
+    """
+    reason = (
+        ("kafka_dlt-original-topic", record.topic.encode()),
+        ("kafka_dlt-original-partition", struct.pack(">i", record.partition)),
+        ("kafka_dlt-original-offset", struct.pack(">q", record.offset)),
+        ("kafka_dlt-original-timestamp", struct.pack(">q", record.timestamp_ms)),
+        ("kafka_dlt-original-consumer-group", group.encode()),
+        ("kafka_dlt-exception-fqcn", f"imagepipe.{code}".encode()),
+        ("kafka_dlt-exception-message", message.encode()),
+        ("x-error-class", error_class.encode()),
+        ("x-attempts", str(attempts).encode()),
+    )
+    return Message(topic, record.key, record.value, record.headers + reason)
+
+
+def pack_headers(headers: Headers) -> str:
+    """The headers as ASCII text for a text column: JSON pairs of name and base64 value."""
+    return json.dumps(
+        [(name, None if value is None else b64encode(value).decode()) for name, value in headers]
+    )
+
+
+def unpack_headers(packed: str) -> Headers:
+    """The headers that `pack_headers` packed."""
+    return tuple(
+        (name, None if value is None else b64decode(value)) for name, value in json.loads(packed)
+    )

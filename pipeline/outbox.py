@@ -1,0 +1,84 @@
+"""The outbox: messages written in the transaction that decided them, published afterwards."""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from pipeline.messages import Message, pack_headers, unpack_headers
+
+SHARDS = 16
+"""By the key's hash: one relay at a time holds a shard, so an entity's messages keep order."""
+
+SHARD_LOCK = 0x696D6F62  # "imob": first key of the shards' advisory locks
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message not yet acknowledged by the broker."""
+
+    id: int
+    message: Message
+
+
+def shard_of(key: bytes | None) -> int:
+    return zlib.crc32(key or b"") % SHARDS
+
+
+async def add(connection: AsyncConnection, messages: Sequence[tuple[Message, UUID | None]]) -> None:
+    """Write messages, each with the request it answers, to be published after the commit."""
+    if not messages:
+        return
+    await connection.execute(
+        text("""
+            INSERT INTO imagepipe.outbox (shard, topic, key, value, headers, request_id)
+            SELECT shard, topic, key, value, headers, request_id FROM unnest(
+                CAST(:shards AS smallint[]), CAST(:topics AS text[]), CAST(:keys AS bytea[]),
+                CAST(:values AS bytea[]), CAST(:headers AS text[]), CAST(:requests AS uuid[])
+            ) WITH ORDINALITY AS new (shard, topic, key, value, headers, request_id, place)
+            ORDER BY place
+        """),
+        {
+            "shards": [shard_of(message.key) for message, _ in messages],
+            "topics": [message.topic for message, _ in messages],
+            "keys": [message.key for message, _ in messages],
+            "values": [message.value for message, _ in messages],
+            "headers": [pack_headers(message.headers) for message, _ in messages],
+            "requests": [request for _, request in messages],
+        },
+    )
+
+
+async def take(connection: AsyncConnection, *, limit: int) -> list[Outgoing]:
+    """The oldest unpublished messages of the shards nobody else holds.
+
+    The shards stay ours until the transaction ends: publish, `mark`, then commit. The locks come
+    in a statement of their own, so that the next one sees what their last holder has marked.
+    """
+    locks = text("""
+        SELECT shard FROM generate_series(0, :last) AS shard
+        WHERE pg_try_advisory_xact_lock(:lock, shard)
+    """)
+    held = (await connection.scalars(locks, {"lock": SHARD_LOCK, "last": SHARDS - 1})).all()
+    rows = await connection.execute(
+        text("""
+            SELECT id, topic, key, value, headers FROM imagepipe.outbox
+            WHERE published_at IS NULL AND shard = ANY(:held)
+            ORDER BY id LIMIT :limit
+        """),
+        {"held": held, "limit": limit},
+    )
+    return [
+        Outgoing(r.id, Message(r.topic, r.key, r.value, unpack_headers(r.headers))) for r in rows
+    ]
+
+
+async def mark(connection: AsyncConnection, ids: Sequence[int]) -> None:
+    """The broker has acknowledged these messages."""
+    await connection.execute(
+        text("UPDATE imagepipe.outbox SET published_at = clock_timestamp() WHERE id = ANY(:ids)"),
+        {"ids": list(ids)},
+    )

@@ -1,0 +1,141 @@
+"""The relay: publishes what is in the outbox and marks it once the broker has acknowledged."""
+
+import asyncio
+from typing import Any
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from pipeline import outbox
+from pipeline.database import is_transient
+from pipeline.messages import Message
+
+log = structlog.get_logger()
+
+LONGEST_PAUSE = 10.0  # seconds between tries while the broker is away
+
+
+class Relay:
+    """Publishes with acks=all, at least once; message ids are fixed, so repetitions are known."""
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        producer_options: dict[str, Any],
+        *,
+        poll_interval: float,
+        batch: int = 500,
+    ) -> None:
+        self._engine = engine
+        self._producer_options = producer_options
+        self._poll_interval = poll_interval
+        self._batch = batch
+        self._wake = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._failures = 0
+
+    @property
+    def wake(self) -> asyncio.Event:
+        """Set it when something has been written into the outbox."""
+        return self._wake
+
+    def stop(self) -> None:
+        """Publish what there is and end."""
+        self._stopping.set()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Publish until stopped. A broker or a database that is away is waited for."""
+        producer = await self._connect()
+        if producer is None:
+            return
+        try:
+            while True:
+                self._wake.clear()
+                published = await self._try_step(producer)
+                if self._stopping.is_set() and not published:
+                    return
+                if published < self._batch:
+                    await self._rest(self._poll_interval)
+        finally:
+            await producer.stop()
+
+    async def step(self, producer: AIOKafkaProducer) -> int:
+        """Publish one batch; returns how many messages were acknowledged and marked."""
+        async with self._engine.begin() as connection:
+            due = await outbox.take(connection, limit=self._batch)
+            if not due:
+                return 0
+            sent = [await _send(producer, out.message) for out in due]
+            answers = await asyncio.gather(*sent, return_exceptions=True)
+            refused = [answer for answer in answers if isinstance(answer, BaseException)]
+            acknowledged = [
+                out.id
+                for out, answer in zip(due, answers, strict=True)
+                if not isinstance(answer, BaseException)
+            ]
+            await outbox.mark(connection, acknowledged)
+        if refused:
+            raise refused[0]
+        return len(acknowledged)
+
+    async def _try_step(self, producer: AIOKafkaProducer) -> int:
+        try:
+            published = await self.step(producer)
+        except KafkaError as error:
+            await self._away("broker", error)
+            return 0
+        except DBAPIError as error:
+            if not is_transient(error):
+                raise
+            await self._away("database", error)
+            return 0
+        if self._failures:
+            log.info("publishing again", failures=self._failures)
+            self._failures = 0
+        return published
+
+    async def _connect(self) -> AIOKafkaProducer | None:
+        while not self._stopping.is_set():
+            producer = AIOKafkaProducer(**self._producer_options)
+            try:
+                await producer.start()
+            except KafkaError as error:
+                await producer.stop()
+                await self._away("broker", error)
+            else:
+                return producer
+        return None
+
+    async def _away(self, who: str, error: Exception) -> None:
+        self._failures += 1
+        if self._failures == 1:
+            log.warning(f"{who} is away, outcomes wait in the outbox", error=str(error))
+        await self._rest(min(LONGEST_PAUSE, 0.25 * 2**self._failures))
+
+    async def _rest(self, seconds: float) -> None:
+        if self._stopping.is_set():
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+
+async def _send(producer: AIOKafkaProducer, message: Message) -> asyncio.Future[Any]:
+    """The future of the broker's answer; a refusal to send at all is an answer, too."""
+    try:
+        sent: asyncio.Future[Any] = await producer.send(
+            message.topic,
+            value=message.value,
+            key=message.key,
+            headers=list(message.headers),
+        )
+    except KafkaError as error:
+        sent = asyncio.get_running_loop().create_future()
+        sent.set_exception(error)
+    return sent

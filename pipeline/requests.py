@@ -1,0 +1,158 @@
+"""Queries on `requests`: who asked for a picture, and whether they have been answered."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from pipeline.preparation import Prepared
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """A recorded request, as far as its answer needs it."""
+
+    id: UUID
+    sequence: int
+    event_source: str
+    event_id: str
+    entity_type: str | None
+    entity_id: str | None
+    context_hash: str
+    prompt_hash: str
+    hash_version: int
+    alt: str
+    traceparent: str | None
+    deferrals: int = 0
+
+
+ASKER = (
+    "r.id, r.sequence, r.event_source, r.event_id, r.entity_type, r.entity_id, r.context_hash,"
+    " r.prompt_hash, r.hash_version, r.alt, r.traceparent, r.deferrals"
+)
+"""The columns of an `Asker`, in order, of a table called r."""
+
+
+def asker(prepared: Prepared, sequence: int) -> Asker:
+    """What `ASKER` would read back of a request that has just been recorded."""
+    upload = prepared.request.upload
+    return Asker(
+        prepared.id,
+        sequence,
+        prepared.event_source,
+        prepared.event_id,
+        upload.entity_type,
+        upload.entity_id,
+        prepared.context_hash,
+        prepared.prompt_hash,
+        prepared.hash_version,
+        prepared.request.alt.text,
+        prepared.traceparent,
+    )
+
+
+async def insert(
+    connection: AsyncConnection, batch: Sequence[Prepared], hits: Mapping[UUID, UUID]
+) -> dict[UUID, int]:
+    """Record each request once, by its identity; those in `hits` (request -> asset) as answered.
+
+    Returns the sequence numbers of the new ones; a request that was known is not among them.
+    """
+    assets = [hits.get(p.id) for p in batch]
+    rows = await connection.execute(
+        text("""
+            INSERT INTO imagepipe.requests
+                (id, event_source, event_id, source, state, type, entity_type, entity_id,
+                 context_hash, prompt_hash, hash_version, alt, alt_generated, data, traceparent,
+                 asset_id, cached, finished_at)
+            SELECT id, event_source, event_id, source,
+                   CASE WHEN asset_id IS NULL THEN 'waiting' ELSE 'ready' END,
+                   type, entity_type, entity_id, context_hash, prompt_hash, hash_version,
+                   alt, alt_generated, CAST(data AS jsonb), traceparent, asset_id,
+                   CASE WHEN asset_id IS NOT NULL THEN true END,
+                   CASE WHEN asset_id IS NOT NULL THEN clock_timestamp() END
+            FROM unnest(
+                CAST(:ids AS uuid[]), CAST(:event_sources AS text[]), CAST(:event_ids AS text[]),
+                CAST(:sources AS text[]), CAST(:types AS text[]), CAST(:entity_types AS text[]),
+                CAST(:entity_ids AS text[]), CAST(:context_hashes AS text[]),
+                CAST(:prompt_hashes AS text[]), CAST(:hash_versions AS smallint[]),
+                CAST(:alts AS text[]), CAST(:alts_generated AS boolean[]), CAST(:data AS text[]),
+                CAST(:traceparents AS text[]), CAST(:assets AS uuid[])
+            ) WITH ORDINALITY AS new (
+                id, event_source, event_id, source, type, entity_type, entity_id, context_hash,
+                prompt_hash, hash_version, alt, alt_generated, data, traceparent, asset_id, place)
+            ORDER BY place
+            ON CONFLICT (id) DO NOTHING
+            RETURNING id, sequence
+        """),
+        {
+            "ids": [p.id for p in batch],
+            "event_sources": [p.event_source for p in batch],
+            "event_ids": [p.event_id for p in batch],
+            "sources": [p.source.value for p in batch],
+            "types": [p.request.type.value for p in batch],
+            "entity_types": [p.request.upload.entity_type for p in batch],
+            "entity_ids": [p.request.upload.entity_id for p in batch],
+            "context_hashes": [p.context_hash for p in batch],
+            "prompt_hashes": [p.prompt_hash for p in batch],
+            "hash_versions": [p.hash_version for p in batch],
+            "alts": [p.request.alt.text for p in batch],
+            "alts_generated": [p.request.alt.generated for p in batch],
+            "data": [p.request.model_dump_json(exclude_unset=True) for p in batch],
+            "traceparents": [p.traceparent for p in batch],
+            "assets": assets,
+        },
+    )
+    return {row.id: row.sequence for row in rows}
+
+
+async def attach(connection: AsyncConnection, jobs: Mapping[UUID, UUID]) -> None:
+    """Let waiting requests wait for their job (request -> job)."""
+    await connection.execute(
+        text("""
+            UPDATE imagepipe.requests r SET job_id = new.job_id
+            FROM unnest(CAST(:ids AS uuid[]), CAST(:jobs AS uuid[])) AS new (id, job_id)
+            WHERE r.id = new.id AND r.state = 'waiting'
+        """),
+        {"ids": list(jobs), "jobs": list(jobs.values())},
+    )
+
+
+async def waiting_for(connection: AsyncConnection, job_id: UUID) -> list[Asker]:
+    """The requests that wait for a job, in the order they were accepted; locked."""
+    rows = await connection.execute(
+        text(
+            f"SELECT {ASKER} FROM imagepipe.requests r"  # noqa: S608
+            " WHERE r.job_id = :job AND r.state = 'waiting' ORDER BY r.sequence FOR UPDATE"
+        ),
+        {"job": job_id},
+    )
+    return [Asker(*row) for row in rows]
+
+
+async def finish_ready(
+    connection: AsyncConnection, asset_id: UUID, *, paid: Sequence[UUID], cached: Sequence[UUID]
+) -> None:
+    """Waiting requests have their picture: `paid` bought it, `cached` got it for nothing."""
+    await connection.execute(
+        text("""
+            UPDATE imagepipe.requests
+            SET state = 'ready', asset_id = :asset, cached = NOT id = ANY(CAST(:paid AS uuid[])),
+                finished_at = clock_timestamp()
+            WHERE id = ANY(CAST(:paid AS uuid[]) || CAST(:cached AS uuid[]))
+        """),
+        {"asset": asset_id, "paid": list(paid), "cached": list(cached)},
+    )
+
+
+async def finish_failed(connection: AsyncConnection, ids: Sequence[UUID]) -> None:
+    """Waiting requests will not get a picture."""
+    await connection.execute(
+        text(
+            "UPDATE imagepipe.requests SET state = 'failed', finished_at = clock_timestamp()"
+            " WHERE id = ANY(:ids)"
+        ),
+        {"ids": list(ids)},
+    )

@@ -1,0 +1,163 @@
+"""Every setting, in one documented place: the only file that reads the environment."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+HOME = Path(".imagepipe")
+"""Where the embedded set-up keeps its database, its pictures and `up.env`."""
+
+UP_ENV = HOME / "up.env"
+"""Written by `imagepipe up`, so that the other commands find what it started."""
+
+
+class SettingsError(Exception):
+    """Wrong configuration, in one line: which setting, what was wrong, an example."""
+
+
+def _names(name: str) -> AliasChoices:
+    """A setting that has a well-known name of its own is read under that name too."""
+    return AliasChoices(f"IMAGEPIPE_{name}", name)
+
+
+class Settings(BaseSettings):
+    """The configuration of one process.
+
+    Read from the environment (prefix `IMAGEPIPE_`), then from `.imagepipe/up.env` while an
+    embedded set-up is running, then from `.env`.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="IMAGEPIPE_",
+        env_file=(".env", UP_ENV),
+        extra="ignore",
+        frozen=True,
+        env_ignore_empty=True,
+        populate_by_name=True,
+    )
+
+    database_url: str = Field(
+        default="",
+        validation_alias=_names("DATABASE_URL"),
+        description="PostgreSQL, postgresql://user:password@host:5432/database",
+        examples=["postgresql://imagepipe:secret@localhost:5432/cms"],
+        repr=False,
+    )
+    kafka_bootstrap_servers: str = Field(
+        default="",
+        validation_alias=_names("KAFKA_BOOTSTRAP_SERVERS"),
+        description="Kafka brokers, host:port, separated by commas",
+        examples=["localhost:9092"],
+    )
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    kafka_sasl_username: str | None = None
+    kafka_sasl_password: SecretStr | None = None
+    kafka_ssl_cafile: Path | None = Field(None, description="CA bundle for TLS; default: system's")
+    kafka_session_timeout: int = Field(
+        60, ge=6, le=1800, description="seconds until a dead worker's partitions move on"
+    )
+    kafka_group: str = Field("imagepipe", description="consumer group of the workers")
+    topic_entity_created: str = "entity-created"
+    topic_image_ready: str = "image-ready"
+    topic_image_failed: str = "image-failed"
+    topic_image_deferred: str = "image-deferred"
+    topic_dead_letters: str = "entity-created.dlq"
+    topic_partitions: int = Field(4, ge=1, description="for topics that do not exist yet")
+    topic_replication: int = Field(1, ge=1, description="for topics that do not exist yet")
+    embedded_broker: bool = Field(
+        False, description="the broker is `imagepipe up`'s own: in memory, no CreateTopics"
+    )
+
+    openai_api_key: SecretStr | None = Field(None, validation_alias=_names("OPENAI_API_KEY"))
+    openai_base_url: str | None = Field(
+        None,
+        validation_alias=_names("OPENAI_BASE_URL"),
+        description="a compatible server; default: OpenAI",
+        examples=["http://localhost:4000/v1"],
+    )
+    model: str = Field("gpt-image-2.5-flare", description="a model of pipeline/catalogue.toml")
+    output_format: Literal["webp", "png", "jpeg"] = "webp"
+    call_timeout: float = Field(360, gt=0, le=3600, description="seconds for one paid call")
+
+    media_host: Literal["cloudinary", "local"] = "cloudinary"
+    cloudinary_url: SecretStr | None = Field(
+        None,
+        validation_alias=_names("CLOUDINARY_URL"),
+        examples=["cloudinary://key:secret@cloud"],
+    )
+    cloudinary_cloud_name: str | None = Field(
+        None,
+        validation_alias=AliasChoices("CLOUDINARY_CLOUD_NAME"),
+        description="not used: the SDK would let it override CLOUDINARY_URL, so it is refused",
+    )
+    cloudinary_folder_mode: Literal["dynamic", "fixed"] = "dynamic"
+    media_directory: Path = Field(HOME / "media", description="of media host `local`")
+    media_base_url: str | None = Field(
+        None,
+        description="public address of media_directory",
+        examples=["https://cms.example/media"],
+    )
+    public_id_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")] = "imagepipe"
+    upload_timeout: float = Field(60, gt=0, le=600, description="seconds for one upload")
+
+    concurrency: int = Field(8, ge=1, le=1000, description="pictures in flight per worker")
+    batch_size: int = Field(500, ge=1, le=5000, description="events per intake transaction")
+    max_tries: int = Field(5, ge=1, description="calls per picture that failed unbilled")
+    unknown_retries: int = Field(
+        1, ge=0, le=1, description="further calls after one whose outcome nobody knows"
+    )
+    poll_interval: float = Field(1.0, gt=0, description="seconds between looks at the queues")
+    trial: bool = Field(
+        False, description="pictures are stand-ins: marked so, they never answer live requests"
+    )
+
+    @model_validator(mode="after")
+    def _one_cloudinary(self) -> Self:
+        if self.cloudinary_cloud_name and self.media_host == "cloudinary":
+            raise ValueError(
+                "CLOUDINARY_CLOUD_NAME is set, which makes Cloudinary's SDK ignore CLOUDINARY_URL;"
+                " unset it and put the cloud into CLOUDINARY_URL=cloudinary://key:secret@cloud"
+            )
+        return self
+
+    def require(self, *names: str) -> None:
+        """Raise `SettingsError` for the first of the named settings that is missing."""
+        for name in names:
+            if not getattr(self, name):
+                variable, example = _variable(name)
+                hint = f", for example {variable}={example}" if example else ""
+                raise SettingsError(f"{variable} is not set{hint}")
+
+
+def _variable(name: str) -> tuple[str, str | None]:
+    """The environment variable of a setting, by its shortest name, and an example."""
+    field = Settings.model_fields[name]
+    alias = field.validation_alias
+    choices = [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else []
+    return (choices[-1] if choices else f"IMAGEPIPE_{name.upper()}"), (field.examples or [None])[0]
+
+
+def load(**overrides: object) -> Settings:
+    """Read the settings; raises `SettingsError` with one clear line."""
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise SettingsError(_explain(error)) from None
+
+
+def _explain(error: ValidationError) -> str:
+    problem = error.errors(include_url=False, include_input=False)[0]
+    message = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:
+        return message
+    name = str(problem["loc"][0])
+    known = name.removeprefix("IMAGEPIPE_").lower()
+    if known not in Settings.model_fields:
+        return f"{name}: {message}"
+    variable, example = _variable(known)
+    default = Settings.model_fields[known].default
+    shown = example if example is not None else default
+    return f"{variable}: {message} (for example {variable}={shown})"

@@ -1,0 +1,187 @@
+"""The composition root: settings in, the parts of a worker out. Nothing here connects yet."""
+
+import ssl
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from pipeline.adapters.cloudinary_host import CloudinaryHost
+from pipeline.adapters.local_disk import LocalDisk
+from pipeline.adapters.openai_images import OpenAIImages
+from pipeline.answers import Topics
+from pipeline.batches import Intake
+from pipeline.database import create_engine
+from pipeline.generation import Generator, Work
+from pipeline.ports import ImageModel, MediaHost
+from pipeline.relay import Relay
+from pipeline.rules.catalogue import Catalogue, Model, NoBound, UnknownModel, parse_catalogue
+from pipeline.rules.retries import Patience
+from pipeline.settings import Settings, SettingsError
+
+CATALOGUE = Path(__file__).with_name("catalogue.toml")
+
+
+def catalogue() -> Catalogue:
+    """The models and prices that come with this release."""
+    return parse_catalogue(CATALOGUE.read_text("utf-8"))
+
+
+def topics(settings: Settings) -> Topics:
+    return Topics(
+        ready=settings.topic_image_ready,
+        failed=settings.topic_image_failed,
+        deferred=settings.topic_image_deferred,
+        dead_letters=settings.topic_dead_letters,
+    )
+
+
+def chosen_model(settings: Settings, today: date | None = None) -> Model:
+    """The configured model; raises `SettingsError` when it cannot be used.
+
+    It must be in the catalogue, its cost must be bounded for whatever may be asked, and OpenAI
+    itself must still serve it (a compatible server may go on for longer).
+    """
+    try:
+        model = catalogue().model(settings.model)
+        model.require_bounds()
+    except (UnknownModel, NoBound) as error:
+        raise SettingsError(f"IMAGEPIPE_MODEL: {error}") from None
+    today = today or datetime.now(UTC).date()
+    if model.shutdown_date and model.shutdown_date <= today and not settings.openai_base_url:
+        default = Settings.model_fields["model"].default
+        raise SettingsError(
+            f"IMAGEPIPE_MODEL: OpenAI has shut {model.name} down on {model.shutdown_date}; take"
+            f" another one, for example IMAGEPIPE_MODEL={default}, or point OPENAI_BASE_URL to a"
+            " server that still offers it"
+        )
+    return model
+
+
+def image_model(settings: Settings) -> ImageModel:
+    """The image model's adapter; raises `SettingsError`."""
+    settings.require("openai_api_key")
+    assert settings.openai_api_key is not None
+    try:
+        return OpenAIImages(
+            api_key=settings.openai_api_key.get_secret_value(),
+            base_url=settings.openai_base_url,
+            timeout=settings.call_timeout,
+        )
+    except ValueError as error:
+        raise SettingsError(f"OPENAI_API_KEY, OPENAI_BASE_URL: {error}") from None
+
+
+def media_host(settings: Settings) -> MediaHost:
+    """The media host's adapter; raises `SettingsError`."""
+    if settings.media_host == "local":
+        return LocalDisk(settings.media_directory, settings.media_base_url)
+    settings.require("cloudinary_url")
+    assert settings.cloudinary_url is not None
+    try:
+        return CloudinaryHost(
+            cloudinary_url=settings.cloudinary_url.get_secret_value(),
+            timeout=settings.upload_timeout,
+            folder_mode=settings.cloudinary_folder_mode,
+        )
+    except ValueError as error:
+        raise SettingsError(f"CLOUDINARY_URL: {error}") from None
+
+
+def kafka_security(settings: Settings) -> dict[str, Any]:
+    """Security options as aiokafka and kafka-python both take them."""
+    options: dict[str, Any] = {"security_protocol": settings.kafka_security_protocol}
+    if "SSL" in settings.kafka_security_protocol:
+        options["ssl_context"] = tls_context(settings)
+    if settings.kafka_security_protocol.startswith("SASL"):
+        settings.require("kafka_sasl_username", "kafka_sasl_password")
+        assert settings.kafka_sasl_password is not None
+        options |= {
+            "sasl_mechanism": settings.kafka_sasl_mechanism,
+            "sasl_plain_username": settings.kafka_sasl_username,
+            "sasl_plain_password": settings.kafka_sasl_password.get_secret_value(),
+        }
+    return options
+
+
+def tls_context(settings: Settings) -> ssl.SSLContext:
+    cafile = str(settings.kafka_ssl_cafile) if settings.kafka_ssl_cafile else None
+    try:
+        return ssl.create_default_context(cafile=cafile)
+    except OSError as error:
+        raise SettingsError(f"IMAGEPIPE_KAFKA_SSL_CAFILE: {cafile}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Worker:
+    """The three loops of a worker and what they share."""
+
+    settings: Settings
+    model: Model
+    engine: AsyncEngine
+    image_model: ImageModel
+    media_host: MediaHost
+
+    @cached_property
+    def intake(self) -> Intake:
+        return Intake(
+            self.engine,
+            self.model,
+            topics(self.settings),
+            output_format=self.settings.output_format,
+            group=self.settings.kafka_group,
+            trial=self.settings.trial,
+        )
+
+    @cached_property
+    def generator(self) -> Generator:
+        settings = self.settings
+        work = Work(
+            concurrency=settings.concurrency,
+            call_timeout=settings.call_timeout,
+            upload_timeout=settings.upload_timeout,
+            poll_interval=settings.poll_interval,
+            patience=Patience(settings.max_tries, settings.unknown_retries),
+            public_id_prefix=settings.public_id_prefix,
+            topics=topics(settings),
+            trial=settings.trial,
+        )
+        return Generator(
+            engine=self.engine,
+            model=self.image_model,
+            host=self.media_host,
+            catalogue=catalogue(),
+            work=work,
+            announce=self.relay.wake.set,
+        )
+
+    @cached_property
+    def relay(self) -> Relay:
+        settings = self.settings
+        options = {
+            "bootstrap_servers": settings.kafka_bootstrap_servers,
+            "client_id": "imagepipe",
+            "acks": "all",
+            **kafka_security(settings),
+        }
+        return Relay(self.engine, options, poll_interval=settings.poll_interval)
+
+    async def close(self) -> None:
+        await self.image_model.close()
+        await self.media_host.close()
+        await self.engine.dispose()
+
+
+def worker(settings: Settings) -> Worker:
+    """The parts of a worker; raises `SettingsError` for anything missing or impossible."""
+    settings.require("database_url", "kafka_bootstrap_servers")
+    return Worker(
+        settings,
+        chosen_model(settings),
+        create_engine(settings.database_url, pool_size=settings.concurrency + 4),
+        image_model(settings),
+        media_host(settings),
+    )

@@ -1,0 +1,1 @@
+"""The real commands and deployment files, as a user meets them."""

@@ -1,0 +1,1 @@
+"""Pure decisions: nothing but values in and values out."""
