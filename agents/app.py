@@ -12,13 +12,23 @@ import faust
 from agents.announce import Announce
 from agents.generate import Generate
 from agents.intake import intake
-from pipeline import logs, wiring
+from pipeline import logs, topics, wiring
 from pipeline.settings import Settings, SettingsError, load
+
+
+class App(faust.App):
+    """Faust's application, which waits for Kafka and for its topics before anything starts."""
+
+    settings: Settings
+
+    async def on_first_start(self) -> None:
+        await topics.wait_until_ensured(self.settings)
+        await super().on_first_start()
 
 
 def create_app(settings: Settings, worker: wiring.Worker) -> faust.App:
     """The application with its loops; it connects when it is started, not here."""
-    app = faust.App(
+    app = App(
         settings.kafka_group,
         broker=[f"kafka://{server}" for server in settings.kafka_bootstrap_servers.split(",")],
         broker_credentials=_credentials(settings),
@@ -35,6 +45,7 @@ def create_app(settings: Settings, worker: wiring.Worker) -> faust.App:
         datadir=tempfile.gettempdir(),  # there are no tables: nothing is ever written there
         logging_config=logs.config(),
     )
+    app.settings = settings
     topic = app.topic(
         settings.topic_entity_created,
         key_type=bytes,

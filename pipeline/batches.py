@@ -1,10 +1,12 @@
 """A batch of Kafka records made durable: requests recorded, dead letters kept, nothing lost."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import psycopg
 import structlog
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from pipeline import dead_letters, intake
@@ -19,6 +21,9 @@ from pipeline.rules.catalogue import Model
 from pipeline.rules.lifecycle import Source
 
 log = structlog.get_logger()
+
+PAUSE = 5.0
+"""Seconds before a batch is tried again that failed for no fault of its records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +55,13 @@ class Intake:
         self._trial = trial
 
     async def accept(self, records: Sequence[Record]) -> Recorded:
-        """Make every record durable, however long PostgreSQL is away.
+        """Make every record durable, however long PostgreSQL is away, or not what it should be.
 
         Records that nobody can understand become dead letters. So does one that PostgreSQL
         refuses: the batch is halved until the culprit stands alone.
         """
         read = [self._read(record) for record in records]
-        result = await self._keep(read)
+        result = await self._insist(read)
         log.info(
             "batch recorded",
             records=len(records),
@@ -88,6 +93,18 @@ class Intake:
             return DeadLetter(record, "internal_error", f"{type(error).__name__} while reading it")
         return Understood(record, prepared)
 
+    async def _insist(self, read: Sequence[Understood | DeadLetter]) -> Recorded:
+        """An exception that left here would acknowledge the batch, and so lose it."""
+        told = False
+        while True:
+            try:
+                return await self._keep(read)
+            except Exception:
+                if not told:
+                    log.exception("a batch cannot be recorded, trying again", records=len(read))
+                    told = True
+                await asyncio.sleep(PAUSE)
+
     async def _keep(self, read: Sequence[Understood | DeadLetter]) -> Recorded:
         async def work(connection: AsyncConnection) -> Recorded:
             letters = [one for one in read if isinstance(one, DeadLetter)]
@@ -99,7 +116,9 @@ class Intake:
 
         try:
             return await transact(self._engine, work)
-        except DBAPIError as error:
+        except Exception as error:
+            if not _blames_a_record(error):
+                raise
             if len(read) > 1:
                 first = await self._keep(read[: len(read) // 2])
                 second = await self._keep(read[len(read) // 2 :])
@@ -111,9 +130,27 @@ class Intake:
             (culprit,) = read
             if isinstance(culprit, DeadLetter):
                 raise
-            reason = type(error.orig).__name__
-            log.error("PostgreSQL refused a request", id=str(culprit.prepared.id), reason=reason)
-            letter = DeadLetter(
-                culprit.record, "database_refused", f"PostgreSQL refused its values ({reason})"
-            )
-            return await self._keep([letter])
+            return await self._keep([_refused(culprit, error)])
+
+
+def _blames_a_record(error: Exception) -> bool:
+    """Whether the error is about a record's values, rather than the database as it is now (a
+    read-only server, a missing privilege, a schema of another release, no connection left)."""
+    if isinstance(error, DBAPIError):
+        state = error.orig.sqlstate if isinstance(error.orig, psycopg.Error) else None
+        too_large = (state or "").startswith("54")  # program_limit_exceeded
+        return too_large or isinstance(error, DataError | IntegrityError)
+    return not isinstance(error, SQLAlchemyError | OSError)
+
+
+def _refused(culprit: Understood, error: Exception) -> DeadLetter:
+    if not isinstance(error, DBAPIError):
+        log.error("a request could not be recorded", id=str(culprit.prepared.id), exc_info=error)
+        return DeadLetter(
+            culprit.record, "internal_error", f"{type(error).__name__} while recording it"
+        )
+    reason = type(error.orig).__name__
+    log.error("PostgreSQL refused a request", id=str(culprit.prepared.id), reason=reason)
+    return DeadLetter(
+        culprit.record, "database_refused", f"PostgreSQL refused its values ({reason})"
+    )

@@ -72,6 +72,7 @@ class Generator:
         self._wake = asyncio.Event()
         self._announce = announce
         self._stopping = False
+        self._ended = asyncio.Event()
 
     def wake(self) -> None:
         """There may be new jobs: look now instead of at the next poll."""
@@ -79,18 +80,26 @@ class Generator:
 
     async def run(self) -> None:
         """Work until `stop` is called. Trouble with PostgreSQL is waited out."""
-        while not self._stopping:
-            self._wake.clear()
-            more = False
-            try:
-                more = await self.step()
-            except DBAPIError as error:
-                if not is_transient(error):
-                    log.exception("claiming failed")
-            except Exception:
+        try:
+            while not self._stopping:
+                self._wake.clear()
+                if not await self._try_step() and not self._stopping:
+                    await self._rest()
+            if self._tasks:
+                log.info("finishing what is in hand", pictures=len(self._tasks))
+                await asyncio.wait(self._tasks)
+        finally:
+            self._ended.set()
+
+    async def _try_step(self) -> bool:
+        try:
+            return await self.step()
+        except DBAPIError as error:
+            if not is_transient(error):
                 log.exception("claiming failed")
-            if not more and not self._stopping:
-                await self._rest()
+        except Exception:
+            log.exception("claiming failed")
+        return False
 
     async def _rest(self) -> None:
         try:
@@ -100,12 +109,11 @@ class Generator:
             pass
 
     async def stop(self) -> None:
-        """Claim nothing more, and see to the end what is in hand: those calls are being paid."""
+        """Claim nothing more; returns once `run` has seen to the end what is in hand: those calls
+        are being paid."""
         self._stopping = True
         self._wake.set()
-        if self._tasks:
-            log.info("finishing what is in hand", pictures=len(self._tasks))
-            await asyncio.wait(self._tasks)
+        await self._ended.wait()
 
     async def step(self) -> bool:
         """Look once at everything there is to do; True when it is worth looking again at once."""
@@ -143,9 +151,9 @@ class Generator:
                 topics=work.topics,
                 trial=work.trial,
             )
-        committed = time.monotonic()
+            started = time.monotonic()  # before the commit: a worker may be frozen during it
         for claimed in claim.claimed:
-            self._spawn(self._buy(claimed, committed))
+            self._spawn(self._buy(claimed, started))
         return claim
 
     def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
@@ -159,11 +167,11 @@ class Generator:
             log.error("a job was dropped; its lease brings it back", exc_info=error)
         self._wake.set()
 
-    async def _buy(self, claimed: Claimed, committed: float) -> None:
+    async def _buy(self, claimed: Claimed, started: float) -> None:
         """Call the model once, and keep the bytes or record the failure, however long it takes."""
         work = self._work
         try:
-            if time.monotonic() - committed > SEND_WITHIN:
+            if time.monotonic() - started > SEND_WITHIN:
                 raise Retryable("not_sent", "the worker was stopped before it could send the call")
             image = await self._model.generate(claimed.call)
         except OutsideError as error:

@@ -43,9 +43,10 @@ async def record(
     askers = {p.id: requests.asker(p, sequences[p.id]) for p in new}
     hits = {p.id: found[p.id] for p in new if p.id in found}
     await _answer(connection, askers, hits, topics)
-    late = await _place(
-        connection, [p for p in new if p.id not in found], askers, topics=topics, trial=trial
-    )
+    missing = [p for p in new if p.id not in found]
+    late = 0
+    if missing:
+        late = await _place(connection, missing, askers, topics=topics, trial=trial)
     return Recorded(len(new), len(hits) + late, len(new) - len(hits) - late)
 
 
@@ -91,16 +92,14 @@ async def _place(
     topics: Topics,
     trial: bool,
 ) -> int:
-    """Open or join a job for each waiting request; returns how many were hits after all.
+    """Join or open a job for each waiting request; returns how many were hits after all.
 
-    A job that ends between two statements is no longer there to be joined: its request is looked
-    up again, and then either its asset or nobody is in the way of a new job.
+    A job that ends while its row is being waited for is not joined, and its asset is there to be
+    found. So a job is opened only where neither was, and joined in the next round, whoever of
+    several was first to open it.
     """
     late = 0
     for _ in range(ROUNDS):
-        if not waiting:
-            break
-        await jobs.open_missing(connection, waiting, askers)
         joined = await jobs.join(connection, waiting)
         await requests.attach(connection, joined)
         waiting = [p for p in waiting if p.id not in joined]
@@ -108,8 +107,9 @@ async def _place(
         for id_, asset in hits.items():
             await requests.finish_ready(connection, asset.id, paid=[], cached=[id_])
         await _answer(connection, askers, hits, topics)
-        waiting = [p for p in waiting if p.id not in hits]
         late += len(hits)
-    if waiting:
-        raise RuntimeError(f"{len(waiting)} requests found neither an asset nor a job")
-    return late
+        waiting = [p for p in waiting if p.id not in hits]
+        if not waiting:
+            return late
+        await jobs.open_missing(connection, waiting, askers)
+    raise RuntimeError(f"{len(waiting)} requests found neither an asset nor a job")

@@ -219,6 +219,22 @@ async def _add_to_windows(
     )
 
 
+async def count(connection: AsyncConnection, limit: Limit, at: datetime) -> tuple[int, int]:
+    """The requests and micro-dollars that count in a limit's window at an instant."""
+    row = (
+        await connection.execute(
+            text(f"""
+                SELECT coalesce(sum(r.requests), 0), coalesce(sum(r.microusd), 0)
+                FROM imagepipe.reservations r, (SELECT CAST(:scope AS text) AS scope) w
+                WHERE r.at > CAST(:at AS timestamptz) - make_interval(secs => :span)
+                  AND {IN_SCOPE}
+            """),  # noqa: S608
+            {"scope": limit.scope, "span": limit.span_seconds, "at": at},
+        )
+    ).one()
+    return int(row[0]), int(row[1])
+
+
 async def room_at(
     connection: AsyncConnection, limit: Limit, purchase: Purchase, now: datetime
 ) -> datetime | None:

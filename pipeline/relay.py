@@ -114,7 +114,7 @@ class Relay:
         self._failures += 1
         if self._failures == 1:
             log.warning(f"{who} is away, outcomes wait in the outbox", error=str(error))
-        await self._rest(min(LONGEST_PAUSE, 0.25 * 2**self._failures))
+        await self._rest(min(LONGEST_PAUSE, 0.25 * 2 ** min(self._failures, 6)))
 
     async def _rest(self, seconds: float) -> None:
         if self._stopping.is_set():

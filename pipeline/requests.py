@@ -110,6 +110,8 @@ async def insert(
 
 async def attach(connection: AsyncConnection, jobs: Mapping[UUID, UUID]) -> None:
     """Let waiting requests wait for their job (request -> job)."""
+    if not jobs:
+        return
     await connection.execute(
         text("""
             UPDATE imagepipe.requests r SET job_id = new.job_id

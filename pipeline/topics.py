@@ -4,16 +4,17 @@ Neither Faust nor a plain producer copes with a topic that is not there, and pro
 rarely create topics by themselves.
 """
 
+import asyncio
 import socket
-import time
-from collections.abc import Callable
 
+import structlog
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from pipeline import wiring
 from pipeline.settings import Settings
 
+log = structlog.get_logger()
 
 
 class BrokerAway(Exception):
@@ -83,14 +84,14 @@ def ensure(settings: Settings) -> None:
         admin.close()
 
 
-def wait_until_ensured(settings: Settings, say: Callable[[str], None]) -> None:
-    """`ensure`, however long the broker is away; `say` is told once."""
+async def wait_until_ensured(settings: Settings) -> None:
+    """`ensure`, however long the broker is away; said once."""
     told = False
     while True:
         try:
-            return ensure(settings)
+            return await asyncio.to_thread(ensure, settings)
         except (BrokerAway, KafkaError) as error:
             if not told:
-                say(f"waiting for Kafka: {error}")
+                log.warning("waiting for Kafka", error=str(error))
                 told = True
-            time.sleep(1)
+            await asyncio.sleep(1)

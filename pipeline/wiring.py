@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from pipeline.adapters.cloudinary_host import CloudinaryHost
+from pipeline.adapters.cloudinary_account import CloudinaryAccount
 from pipeline.adapters.local_disk import LocalDisk
 from pipeline.adapters.openai_images import OpenAIImages
 from pipeline.answers import Topics
@@ -81,14 +81,19 @@ def media_host(settings: Settings) -> MediaHost:
         return LocalDisk(settings.media_directory, settings.media_base_url)
     settings.require("cloudinary_url")
     assert settings.cloudinary_url is not None
+    url = settings.cloudinary_url.get_secret_value()
     try:
-        return CloudinaryHost(
-            cloudinary_url=settings.cloudinary_url.get_secret_value(),
-            timeout=settings.upload_timeout,
-            folder_mode=settings.cloudinary_folder_mode,
-        )
+        CloudinaryAccount.parse(url)
     except ValueError as error:
         raise SettingsError(f"CLOUDINARY_URL: {error}") from None
+    # The SDK reads CLOUDINARY_URL when it is imported, and fails then if it is malformed.
+    from pipeline.adapters.cloudinary_host import CloudinaryHost  # noqa: PLC0415
+
+    return CloudinaryHost(
+        cloudinary_url=url,
+        timeout=settings.upload_timeout,
+        folder_mode=settings.cloudinary_folder_mode,
+    )
 
 
 def kafka_security(settings: Settings) -> dict[str, Any]:

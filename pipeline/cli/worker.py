@@ -1,0 +1,47 @@
+"""`imagepipe worker`."""
+
+import os
+import sys
+import time
+
+import typer
+from sqlalchemy.exc import OperationalError
+
+from pipeline import migrate, wiring
+from pipeline.settings import Settings, SettingsError, load
+
+
+def worker() -> None:
+    """Run a worker: intake, generate, announce. More workers mean more throughput.
+
+    Needs DATABASE_URL, KAFKA_BOOTSTRAP_SERVERS, OPENAI_API_KEY, and CLOUDINARY_URL (or
+    IMAGEPIPE_MEDIA_HOST=local). Checks all of them before anything starts.
+
+    Example: imagepipe worker
+    """
+    settings = load()
+    wiring.worker(settings)  # everything that can be wrong is found here
+    _wait_for_schema(settings)
+    python = sys.executable
+    faust = [python, "-m", "faust", "-A", "agents.app", "worker", "-l", "info"]
+    os.execv(python, faust)  # noqa: S606 (signals go straight to the worker)
+
+
+def _wait_for_schema(settings: Settings) -> None:
+    """Wait for a database that is away (said once); refuse one that is not migrated."""
+    told = False
+    while True:
+        try:
+            revision = migrate.current(settings.database_url)
+        except OperationalError as error:
+            if not told:
+                typer.echo(f"waiting for PostgreSQL: {str(error.orig).strip()}", err=True)
+                told = True
+            time.sleep(1)
+            continue
+        if revision != migrate.newest():
+            raise SettingsError(
+                f"the database is at revision {revision}, this release needs {migrate.newest()}:"
+                " run imagepipe migrate"
+            )
+        return
