@@ -117,7 +117,8 @@ async def read_limits(connection: AsyncConnection) -> list[Limit]:
     rows = await connection.execute(
         text(
             "SELECT name, scope, span_seconds, max_requests, max_microusd, derived"
-            " FROM imagepipe.limits ORDER BY derived, scope, span_seconds, name"
+            " FROM imagepipe.limits"
+            " ORDER BY derived, scope, span_seconds, max_requests NULLS LAST, name"
         )
     )
     return [Limit(*row) for row in rows]

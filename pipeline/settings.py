@@ -1,7 +1,7 @@
 """Every setting, in one documented place: the only file that reads the environment."""
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -51,27 +51,38 @@ class Settings(BaseSettings):
         description="Kafka brokers, host:port, separated by commas",
         examples=["localhost:9092"],
     )
-    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
-    kafka_sasl_username: str | None = None
-    kafka_sasl_password: SecretStr | None = None
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "PLAIN", description="PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"
+    )
+    kafka_sasl_username: str | None = Field(None, description="with SASL", examples=["imagepipe"])
+    kafka_sasl_password: SecretStr | None = Field(None, description="with SASL")
     kafka_ssl_cafile: Path | None = Field(None, description="CA bundle for TLS; default: system's")
     kafka_session_timeout: int = Field(
         60, ge=6, le=1800, description="seconds until a dead worker's partitions move on"
     )
     kafka_group: str = Field("imagepipe", description="consumer group of the workers")
-    topic_entity_created: str = "entity-created"
-    topic_image_ready: str = "image-ready"
-    topic_image_failed: str = "image-failed"
-    topic_image_deferred: str = "image-deferred"
-    topic_dead_letters: str = "entity-created.dlq"
+    topic_entity_created: str = Field("entity-created", description="where events come from")
+    topic_image_ready: str = Field("image-ready", description="where pictures are announced")
+    topic_image_failed: str = Field("image-failed", description="where failures are announced")
+    topic_image_deferred: str = Field("image-deferred", description="where waiting is announced")
+    topic_dead_letters: str = Field(
+        "entity-created.dlq", description="where records go that are no events"
+    )
     topic_partitions: int = Field(4, ge=1, description="for topics that do not exist yet")
     topic_replication: int = Field(1, ge=1, description="for topics that do not exist yet")
     embedded_broker: bool = Field(
         False, description="the broker is `imagepipe up`'s own: in memory, no CreateTopics"
     )
 
-    openai_api_key: SecretStr | None = Field(None, validation_alias=_names("OPENAI_API_KEY"))
+    openai_api_key: SecretStr | None = Field(
+        None,
+        validation_alias=_names("OPENAI_API_KEY"),
+        description="the key that pays for the pictures",
+        examples=["sk-…"],
+    )
     openai_base_url: str | None = Field(
         None,
         validation_alias=_names("OPENAI_BASE_URL"),
@@ -79,13 +90,18 @@ class Settings(BaseSettings):
         examples=["http://localhost:4000/v1"],
     )
     model: str = Field("gpt-image-2.5-flare", description="a model of pipeline/catalogue.toml")
-    output_format: Literal["webp", "png", "jpeg"] = "webp"
+    output_format: Literal["webp", "png", "jpeg"] = Field(
+        "webp", description="webp, png or jpeg: asked for and stored unchanged"
+    )
     call_timeout: float = Field(360, gt=0, le=3600, description="seconds for one paid call")
 
-    media_host: Literal["cloudinary", "local"] = "cloudinary"
+    media_host: Literal["cloudinary", "local"] = Field(
+        "cloudinary", description="cloudinary, or local for a directory of this machine"
+    )
     cloudinary_url: SecretStr | None = Field(
         None,
         validation_alias=_names("CLOUDINARY_URL"),
+        description="the account that keeps the pictures",
         examples=["cloudinary://key:secret@cloud"],
     )
     cloudinary_cloud_name: str | None = Field(
@@ -93,14 +109,20 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("CLOUDINARY_CLOUD_NAME"),
         description="not used: the SDK would let it override CLOUDINARY_URL, so it is refused",
     )
-    cloudinary_folder_mode: Literal["dynamic", "fixed"] = "dynamic"
+    cloudinary_folder_mode: Literal["dynamic", "fixed"] = Field(
+        "dynamic", description="dynamic or fixed, as the account's folders are"
+    )
     media_directory: Path = Field(HOME / "media", description="of media host `local`")
     media_base_url: str | None = Field(
         None,
         description="public address of media_directory",
         examples=["https://cms.example/media"],
     )
-    public_id_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")] = "imagepipe"
+    public_id_prefix: str = Field(
+        "imagepipe",
+        pattern=r"^[A-Za-z0-9_-]{1,40}$",
+        description="how the names of stored pictures begin",
+    )
     upload_timeout: float = Field(60, gt=0, le=600, description="seconds for one upload")
 
     concurrency: int = Field(8, ge=1, le=1000, description="pictures in flight per worker")
@@ -161,3 +183,14 @@ def _explain(error: ValidationError) -> str:
     default = Settings.model_fields[known].default
     shown = example if example is not None else default
     return f"{variable}: {message} (for example {variable}={shown})"
+
+
+def as_markdown() -> str:
+    """Every setting as a row of a table, for docs/settings.md."""
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        variable, example = _variable(name)
+        default = "" if field.default in (None, "") else f"`{field.default}`"
+        meaning = f"{field.description}, for example `{example}`" if example else field.description
+        rows.append(f"| `{variable}` | {default} | {meaning} |")
+    return "\n".join(rows) + "\n"

@@ -10,7 +10,7 @@ from PIL import Image
 from sandbox import lettering
 
 _QUOTED = re.compile(r'[“"]([^“”"]{1,300})[”"]')
-_KIND = re.compile(r'^\s*([^:“"\n]{1,40}?)\s*[:“"]')
+_KIND = re.compile(r'^\s*([^:“"\n]{1,60}?)\s*[:“"]')
 _ENCODER_OPTIONS: dict[str, dict[str, int]] = {
     "webp": {"quality": 80, "method": 2},
     "png": {"compress_level": 1},

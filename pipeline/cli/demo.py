@@ -1,7 +1,6 @@
 """`imagepipe demo`."""
 
 import json
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline import topics
+from pipeline.cli import screen
 from pipeline.cli.embedded import Embedded
 from pipeline.cli.publish import Publisher, event_of
 from pipeline.events import Undecodable
@@ -21,7 +21,6 @@ from pipeline.messages import Message
 from pipeline.settings import HOME, Settings
 from sandbox import samples
 
-WIDTH = 180  # columns where there is no terminal to ask
 PATIENCE = 120.0  # seconds until all outcomes must be there
 
 
@@ -46,7 +45,7 @@ def demo(
 
     Example: imagepipe demo
     """
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    console = screen.console()
     home.mkdir(parents=True, exist_ok=True)
     log = home / "worker.log"
     with (

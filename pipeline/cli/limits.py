@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from pipeline import ledger
+from pipeline.cli.screen import console
 from pipeline.cli.session import in_transaction
 from pipeline.ledger import LimitsRefused
 from pipeline.rules.limits import Limit
@@ -35,7 +35,7 @@ def show(
     elif as_json:
         typer.echo(json.dumps([_as_json(limit) for limit in limits], indent=2))
     else:
-        Console().print(_table(limits))
+        console().print(_table(limits))
 
 
 @app.command("apply")
@@ -58,7 +58,7 @@ def apply(
     except (OSError, UnicodeDecodeError, LimitsError, LimitsRefused) as error:
         typer.echo(f"imagepipe: {file}: {error}", err=True)
         raise typer.Exit(1) from None
-    Console().print(_table(limits))
+    console().print(_table(limits))
 
 
 def _backfill_percent(limits: list[Limit]) -> int:

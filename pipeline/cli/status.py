@@ -7,11 +7,12 @@ from functools import partial
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pipeline import ledger, reports, wiring
+from pipeline.cli.screen import console
 from pipeline.cli.session import in_transaction
 from pipeline.reports import CircuitReport, DayReport, LimitReport, QueueReport
 from pipeline.rules.catalogue import Model
@@ -50,7 +51,7 @@ def status(
     if as_json:
         typer.echo(json.dumps(as_data(found), indent=2))
     else:
-        Console().print(_screen(found))
+        console().print(_screen(found))
 
 
 async def read(connection: AsyncConnection, model: Model, days: int) -> Status:
@@ -164,11 +165,11 @@ def _windows(found: Status) -> Table:
 
 
 def _amount(value: float, kind: str) -> str:
-    return f"{value:,}" if kind == "requests" else f"{value:.6f} USD"
+    return f"{value:,}" if kind == "requests" else f"${value:,.6f}".rstrip("0").rstrip(".")
 
 
 def _when(instant: datetime | None, otherwise: str) -> str:
-    return otherwise if instant is None else f"{instant:%Y-%m-%d %H:%M:%S}"
+    return otherwise if instant is None else f"{instant:%m-%d %H:%M:%S}"
 
 
 def _queue(found: Status) -> str:
