@@ -12,11 +12,11 @@ finds each one's picture: it exists (a *hit*: answered at once), it is being mad
 dead letter. Only after that transaction are the offsets committed.
 
 A job moves `queued -> generating -> generated -> done`, or ends as `failed`
-(`rules.lifecycle`). `agents.generate` claims due jobs (`jobs.claim`) **together with their
+(`rules.lifecycle`). `agents.generate` claims due jobs (`claims.claim`) **together with their
 money**: in the same transaction the ledger reserves each purchase's upper bound in every sliding
 window it falls into, or the job stays queued. Then the image model is called, once. The bytes are
 written to the spool in PostgreSQL in the transaction that settles the real cost
-(`completion.keep_picture`), are uploaded to the media host, and at last one transaction
+(`settlement.keep_picture`), are uploaded to the media host, and at last one transaction
 (`completion.complete`) stores the asset, ends the job and answers everybody who waits for it.
 
 Answers, refusals and dead letters are rows of the outbox, written in the transaction that decided
@@ -35,7 +35,7 @@ Three promises
    are the only state; every loop may be killed at any instruction and run again.
 
 Where to read on, in the order in which data flows: `agents/intake.py`, `events.py`,
-`preparation.py`, `intake.py`; `agents/generate.py`, `jobs.py`, `ledger.py`, `generation.py`,
-`completion.py`; `outbox.py`, `agents/announce.py`. Pure decisions are in `rules/`, the outside in
+`preparation.py`, `batches.py`, `intake.py`; `agents/generate.py`, `generation.py`, `claims.py`,
+`ledger.py`, `settlement.py`, `completion.py`; `outbox.py`, `relay.py`, `agents/announce.py`. Pure decisions are in `rules/`, the outside in
 `adapters/`, and `wiring.py` puts it all together.
 """

@@ -22,7 +22,7 @@ from pipeline.rules.lifecycle import Source
 
 log = structlog.get_logger()
 
-PAUSE = 5.0
+PAUSE = 2.0
 """Seconds before a batch is tried again that failed for no fault of its records."""
 
 

@@ -20,7 +20,11 @@ async def failures(connection: AsyncConnection, model: str) -> int:
 async def pause(
     connection: AsyncConnection, model: str, error: OutsideError, verdict: Verdict
 ) -> None:
-    """Nobody calls the model for `verdict.pause_model` seconds; a longer pause stays."""
+    """Nobody calls the model for `verdict.pause_model` seconds; a longer pause stays.
+
+    Calls that were under way when the model was found closed find the same and change nothing:
+    only a probe's failure is the next in a row.
+    """
     if verdict.pause_model is None:
         return
     await connection.execute(
@@ -31,9 +35,13 @@ async def pause(
             ON CONFLICT (model) DO UPDATE
             SET code = excluded.code, message = excluded.message,
                 failures = c.failures + excluded.failures,
+                probing = c.probing AND excluded.failures = 0,
                 opened_at = CASE WHEN c.failures = 0 THEN excluded.opened_at ELSE c.opened_at END,
-                paused_until = greatest(c.paused_until, excluded.paused_until)
+                paused_until = CASE WHEN c.probing AND excluded.failures = 1
+                    THEN excluded.paused_until
+                    ELSE greatest(c.paused_until, excluded.paused_until) END
             WHERE c.paused_until <> 'infinity'
+              AND (excluded.failures = 0 OR c.failures = 0 OR c.probing)
         """),
         {
             "model": model,
@@ -53,7 +61,7 @@ async def stop(connection: AsyncConnection, model: str, message: str) -> None:
             VALUES (:model, :code, :message, 1, 'infinity')
             ON CONFLICT (model) DO UPDATE
             SET code = excluded.code, message = excluded.message, failures = 1,
-                opened_at = excluded.opened_at, paused_until = 'infinity'
+                probing = false, opened_at = excluded.opened_at, paused_until = 'infinity'
         """),
         {"model": model, "code": ABOVE_BOUND, "message": message},
     )
@@ -64,7 +72,7 @@ async def probing(connection: AsyncConnection, models: set[str], seconds: float)
     await connection.execute(
         text("""
             UPDATE imagepipe.circuits
-            SET paused_until = clock_timestamp() + make_interval(secs => :seconds)
+            SET paused_until = clock_timestamp() + make_interval(secs => :seconds), probing = true
             WHERE model = ANY(:models) AND failures > 0 AND paused_until <> 'infinity'
         """),
         {"models": sorted(models), "seconds": seconds},

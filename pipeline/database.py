@@ -8,8 +8,11 @@ from typing import TypeVar
 import psycopg
 import structlog
 from sqlalchemy import make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError
+from sqlalchemy.exc import DBAPIError, InterfaceError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as NoFreeConnection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from pipeline.rules.retries import doubled
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -18,7 +21,10 @@ TRANSIENT_CLASSES = ("08", "40", "53", "57")
 """SQLSTATE classes that pass by themselves: connection, rollback (serialisation, deadlock),
 resources, operator intervention (shutdown, restart)."""
 
-LOCK_NOT_AVAILABLE = "55P03"
+TRANSIENT_STATES = ("25006", "55P03")
+"""Read-only transaction (a primary just demoted), lock not available (a lock timeout)."""
+
+FIRST_PAUSE = 0.1  # seconds before a transaction's second try, doubling
 LONGEST_PAUSE = 5.0  # seconds
 
 
@@ -28,15 +34,23 @@ def sync_url(url: str) -> str:
 
 
 def create_engine(url: str, *, pool_size: int = 10) -> AsyncEngine:
-    """An async engine for `postgresql://…`; connects lazily, READ COMMITTED."""
+    """An async engine for `postgresql://…`; connects lazily.
+
+    Whatever the server's defaults are, transactions are READ COMMITTED (what is read after a lock
+    is what its last holder left) and instants come in UTC (Python's arithmetic on any other zone
+    is wrong by an hour across a clock change).
+    """
+    options = make_url(url).query.get("options", "")
     return create_async_engine(
         sync_url(url),
+        isolation_level="READ COMMITTED",
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=60,
         connect_args={
             "connect_timeout": 5,
             "application_name": "imagepipe",
+            "options": f"{options} -c timezone=UTC",
             "keepalives_idle": 30,
             "keepalives_interval": 10,
             "keepalives_count": 3,
@@ -44,15 +58,19 @@ def create_engine(url: str, *, pool_size: int = 10) -> AsyncEngine:
     )
 
 
-def is_transient(error: DBAPIError) -> bool:
+def is_transient(error: SQLAlchemyError) -> bool:
     """Whether the same transaction may succeed later without anybody changing anything."""
+    if isinstance(error, NoFreeConnection):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
     if error.connection_invalidated or isinstance(error, InterfaceError):
         return True
     cause = error.orig
     state = cause.sqlstate if isinstance(cause, psycopg.Error) else None
     if state is None:
         return isinstance(cause, psycopg.OperationalError)
-    return state.startswith(TRANSIENT_CLASSES) or state == LOCK_NOT_AVAILABLE
+    return state.startswith(TRANSIENT_CLASSES) or state in TRANSIENT_STATES
 
 
 async def transact(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
@@ -66,13 +84,15 @@ async def transact(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaita
         try:
             async with engine.begin() as connection:
                 result = await work(connection)
-        except DBAPIError as error:
+        except SQLAlchemyError as error:
             if not is_transient(error):
                 raise
+            pause = doubled(FIRST_PAUSE, failures, longest=LONGEST_PAUSE)
             failures += 1
             if failures == 3:  # a deadlock or two is no news
-                log.warning("database is away, trying again", error=str(error.orig).strip())
-            await asyncio.sleep(min(LONGEST_PAUSE, 0.05 * 2**failures) * random.uniform(0.5, 1))  # noqa: S311
+                reason = error.orig if isinstance(error, DBAPIError) else error
+                log.warning("database is away, trying again", error=str(reason).strip())
+            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311
         else:
             if failures >= 3:
                 log.info("database is back", failures=failures)

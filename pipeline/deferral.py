@@ -14,7 +14,7 @@ from pipeline import answers, ledger, outbox
 from pipeline.answers import Topics
 from pipeline.claims import Head
 from pipeline.requests import ASKER, Asker
-from pipeline.rules.limits import Limit, Purchase
+from pipeline.rules.limits import Purchase
 
 ASKER_COLUMNS = len(ASKER.split(","))
 
@@ -37,7 +37,7 @@ async def announce_waiting(
                        WHERE l.scope IN ('global', 'source:' || j.source, 'type:' || j.type)
                          AND (l.max_requests < 1 OR l.max_microusd < j.bound_microusd)))
             ORDER BY r.sequence LIMIT :limit
-            FOR UPDATE OF r SKIP LOCKED
+            FOR UPDATE OF r SKIP LOCKED FOR NO KEY UPDATE OF j SKIP LOCKED
         """),  # noqa: S608
         {"closed": list(heads), "limit": limit},
     )
@@ -62,24 +62,29 @@ async def _messages(
     heads: Mapping[str, Head],
     topics: Topics,
 ) -> list[tuple[Any, Any]]:
-    """One message each; the instants are computed once per head, not once per request."""
+    """One message each, about the limit that frees last of those that block the request.
+
+    The instants are computed once per head, not once per request.
+    """
     now = await ledger.now(connection)
     books = await ledger.read_books(connection)
     frees_at = {
-        scope: await ledger.room_for(connection, head.limits, head.purchase, now)
+        limit: await ledger.room_at(connection, limit, head.purchase, now)
         for scope, head in heads.items()
+        for limit in head.limits
+        if limit.scope == scope
     }
     messages = []
     for row in waiting:
         asker = Asker(*row[:ASKER_COLUMNS])
         purchase = Purchase(row.source, row.type, row.bound_microusd)
-        limit: Limit
         if never := books.never_fits(purchase):
             limit, retry_at = never[0], None
         else:
-            closed = [scope for scope in purchase.scopes if scope in heads]
-            scope = max(closed, key=lambda scope: frees_at[scope] or now)
-            limit, retry_at = heads[scope].limits[0], frees_at[scope]
-        message = answers.deferred(topics, asker, limit, books.totals[limit.window], retry_at)
+            blocking = [limit for limit in frees_at if limit.scope in purchase.scopes]
+            limit = max(blocking, key=lambda limit: frees_at[limit] or now)
+            retry_at = frees_at[limit]
+        totals = books.totals.get(limit.window, (0, 0))  # it may have been replaced meanwhile
+        message = answers.deferred(topics, asker, limit, totals, retry_at)
         messages.append((message, asker.id))
     return messages

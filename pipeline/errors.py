@@ -6,11 +6,14 @@ Adapters raise these and nothing else; `pipeline.rules.retries` decides what hap
 
 from typing import Literal
 
+LONGEST_MESSAGE = 1000  # characters
+
 
 class OutsideError(Exception):
     """An answer, or a silence, of the image model or the media host."""
 
     def __init__(self, code: str, message: str, *, request_id: str | None = None) -> None:
+        message = storable(message[:LONGEST_MESSAGE])
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
@@ -52,3 +55,8 @@ class Rejected(OutsideError):
 
 class OutcomeUnknown(OutsideError):
     """The request went out and nobody can say whether it was billed: the money stays held."""
+
+
+def storable(words: str) -> str:
+    """Somebody else's words without what PostgreSQL cannot hold: NUL and lone surrogates."""
+    return words.replace("\0", "").encode(errors="replace").decode()

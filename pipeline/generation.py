@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import structlog
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from pipeline import claims, completion, deferral, settlement
@@ -71,6 +71,7 @@ class Generator:
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._announce = announce
+        self._away = False
         self._stopping = False
         self._ended = asyncio.Event()
 
@@ -93,13 +94,16 @@ class Generator:
 
     async def _try_step(self) -> bool:
         try:
-            return await self.step()
-        except DBAPIError as error:
-            if not is_transient(error):
-                log.exception("claiming failed")
-        except Exception:
-            log.exception("claiming failed")
-        return False
+            more = await self.step()
+        except Exception as error:
+            if not (isinstance(error, SQLAlchemyError) and is_transient(error)):
+                log.exception("claiming failed, trying again")
+            elif not self._away:
+                log.warning("database is away, claiming waits", error=str(error).splitlines()[0])
+            self._away = True
+            return False
+        self._away = False
+        return more
 
     async def _rest(self) -> None:
         try:

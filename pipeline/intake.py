@@ -34,7 +34,7 @@ async def record(
     connection: AsyncConnection, batch: Sequence[Prepared], *, topics: Topics, trial: bool
 ) -> Recorded:
     """Record each request once; answer the hits, let the others join or open a job."""
-    unique = list({p.id: p for p in reversed(batch)}.values())[::-1]  # the first of each id
+    unique = _first_of_each_id(batch)
     found = await _find(connection, unique, trial=trial)
     sequences = await requests.insert(
         connection, unique, {id_: asset.id for id_, asset in found.items()}
@@ -48,6 +48,13 @@ async def record(
     if missing:
         late = await _place(connection, missing, askers, topics=topics, trial=trial)
     return Recorded(len(new), len(hits) + late, len(new) - len(hits) - late)
+
+
+def _first_of_each_id(batch: Sequence[Prepared]) -> list[Prepared]:
+    first: dict[UUID, Prepared] = {}
+    for prepared in batch:
+        first.setdefault(prepared.id, prepared)
+    return list(first.values())
 
 
 async def _find(

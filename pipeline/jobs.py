@@ -115,7 +115,7 @@ async def _raise(connection: AsyncConnection, raised: Mapping[UUID, Prepared]) -
             UPDATE imagepipe.jobs j SET source = new.source, priority = new.priority
             FROM unnest(CAST(:ids AS uuid[]), CAST(:sources AS text[]),
                         CAST(:priorities AS smallint[])) AS new (id, source, priority)
-            WHERE j.id = new.id AND j.state = 'queued' AND j.priority < new.priority
+            WHERE j.id = new.id AND j.priority < new.priority
         """),
         {
             "ids": list(raised),

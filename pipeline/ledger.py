@@ -8,7 +8,7 @@ back; a window's totals hold exactly the reservations with `at > upto`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import text
@@ -246,7 +246,7 @@ async def room_at(
     """
     if not limit.could_ever_fit(purchase.microusd):
         return None
-    row = (
+    leaves_at: datetime | None = (
         await connection.execute(
             text(f"""
                 WITH live AS (
@@ -259,7 +259,7 @@ async def room_at(
                            sum(microusd) OVER newer AS microusd
                     FROM live WINDOW newer AS (ORDER BY at DESC)
                 )
-                SELECT max(at) AS at FROM leaving
+                SELECT max(at) + make_interval(secs => :span) FROM leaving
                 WHERE requests + 1 > :max_requests OR microusd + :amount > :max_microusd
             """),  # noqa: S608
             {
@@ -271,8 +271,8 @@ async def room_at(
                 "max_microusd": limit.max_microusd,
             },
         )
-    ).one()
-    return now if row.at is None else row.at + timedelta(seconds=limit.span_seconds)
+    ).scalar_one()
+    return leaves_at or now
 
 
 async def room_for(

@@ -23,7 +23,10 @@ def _config(connection: sa.Connection | None = None) -> Config:
 
 def _engine(url: str) -> sa.Engine:
     return sa.create_engine(
-        sync_url(url), poolclass=sa.NullPool, connect_args={"connect_timeout": 5}
+        sync_url(url),
+        isolation_level="READ COMMITTED",  # who waited for another upgrade sees what it did
+        poolclass=sa.NullPool,
+        connect_args={"connect_timeout": 5},
     )
 
 

@@ -6,16 +6,17 @@ from typing import Any
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from pipeline import outbox
-from pipeline.database import is_transient
 from pipeline.messages import Message
+from pipeline.rules.retries import doubled
 
 log = structlog.get_logger()
 
-LONGEST_PAUSE = 10.0  # seconds between tries while the broker is away
+FIRST_PAUSE = 0.5  # seconds between tries while the broker is away, doubling
+LONGEST_PAUSE = 10.0
 
 
 class Relay:
@@ -58,8 +59,8 @@ class Relay:
                 published = await self._try_step(producer)
                 if self._stopping.is_set() and not published:
                     return
-                if published < self._batch:
-                    await self._rest(self._poll_interval)
+                if published < self._batch and not self._stopping.is_set():
+                    await _wait(self._wake, self._poll_interval)
         finally:
             await producer.stop()
 
@@ -88,9 +89,7 @@ class Relay:
         except KafkaError as error:
             await self._away("broker", error)
             return 0
-        except DBAPIError as error:
-            if not is_transient(error):
-                raise
+        except SQLAlchemyError as error:  # of whatever kind: a relay that ends stays ended
             await self._away("database", error)
             return 0
         if self._failures:
@@ -114,16 +113,17 @@ class Relay:
         self._failures += 1
         if self._failures == 1:
             log.warning(f"{who} is away, outcomes wait in the outbox", error=str(error))
-        await self._rest(min(LONGEST_PAUSE, 0.25 * 2 ** min(self._failures, 6)))
+        pause = doubled(FIRST_PAUSE, self._failures - 1, longest=LONGEST_PAUSE)
+        await _wait(self._stopping, pause)  # and not for `wake`: more work brings nobody back
 
-    async def _rest(self, seconds: float) -> None:
-        if self._stopping.is_set():
-            return
-        try:
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
-        except TimeoutError:
-            pass
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    """Until the event is set, but no longer."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass
 
 
 async def _send(producer: AIOKafkaProducer, message: Message) -> asyncio.Future[Any]:

@@ -18,10 +18,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from pipeline import answers, assets, circuits, jobs, ledger, outbox, requests
 from pipeline.answers import Topics
 from pipeline.assets import LogEntry
-from pipeline.errors import OutcomeUnknown, OutsideError
+from pipeline.errors import OutcomeUnknown, OutsideError, storable
 from pipeline.ledger import Settlement
 from pipeline.ports import GeneratedImage
-from pipeline.rules.catalogue import Catalogue
+from pipeline.rules.catalogue import Catalogue, NoBound, UnknownModel
 from pipeline.rules.lifecycle import JobState, ReservationState, sources_of
 from pipeline.rules.pricing import actual_cost
 from pipeline.rules.retries import Patience, Verdict, judge
@@ -46,7 +46,7 @@ async def keep_picture(
     """
     job = await jobs.load(connection, job_id)
     first = job.state in sources_of(JobState.GENERATED)
-    cost = actual_cost(catalogue.model(job.model), job.size, job.quality, image.usage)
+    cost = _cost(job, image, catalogue)
     charged = job.bound_microusd if cost is None else cost
     bought = await connection.execute(
         text("""
@@ -64,7 +64,7 @@ async def keep_picture(
             "usage": asdict(image.usage) if image.usage else None,
             "cost": charged,
             "basis": "estimated" if cost is None else "actual",
-            "revised": image.revised_prompt,
+            "revised": image.revised_prompt and storable(image.revised_prompt),
         },
     )
     if not bought.rowcount:
@@ -81,6 +81,15 @@ async def keep_picture(
         log.error("price above its bound, model stopped", model=job.model, message=message)
         await circuits.stop(connection, job.model, message)
     return first
+
+
+def _cost(job: Row[Any], image: GeneratedImage, catalogue: Catalogue) -> int | None:
+    """The micro-dollars of a purchase; None when nobody can know them, which is no reason to lose
+    the picture (a job that waited may name a model that this release no longer lists)."""
+    try:
+        return actual_cost(catalogue.model(job.model), job.size, job.quality, image.usage)
+    except (UnknownModel, NoBound):
+        return None
 
 
 async def _spool(

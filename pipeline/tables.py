@@ -264,6 +264,7 @@ circuits = sa.Table(
     _text("code"),
     _text("message"),
     sa.Column("failures", sa.Integer, nullable=False),  # in a row; 0: a mere pause
+    sa.Column("probing", sa.Boolean, nullable=False, server_default="false"),  # one call is out
     _instant("opened_at", default=True),
     _instant("paused_until"),  # infinity: until an operator resumes it
     sa.PrimaryKeyConstraint("model"),

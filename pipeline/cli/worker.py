@@ -23,7 +23,7 @@ def worker() -> None:
     wiring.worker(settings)  # everything that can be wrong is found here
     _wait_for_schema(settings)
     python = sys.executable
-    faust = [python, "-m", "faust", "-A", "agents.app", "worker", "-l", "info"]
+    faust = [python, "-m", "faust", "-A", "agents.app", "worker", "-l", "info", "--without-web"]
     os.execv(python, faust)  # noqa: S606 (signals go straight to the worker)
 
 

@@ -9,6 +9,7 @@ BACKOFF = 2.0  # seconds before the second try, doubling
 LONGEST_BACKOFF = 300.0  # seconds
 CIRCUIT_PAUSE = 60.0  # seconds before the first probe of a closed provider, doubling
 LONGEST_CIRCUIT_PAUSE = 3600.0  # seconds
+MOST_DOUBLINGS = 32  # past every longest pause, and far from what a float can hold
 
 ErrorClass = Literal["permanent", "policy", "exhausted", "unknown-outcome"]
 
@@ -59,7 +60,7 @@ def judge(
         case Throttled(delay=delay):
             return Verdict(delay, None, False, tries, unknowns, pause_model=delay)
         case Closed():
-            pause = min(CIRCUIT_PAUSE * 2**failures, LONGEST_CIRCUIT_PAUSE)
+            pause = doubled(CIRCUIT_PAUSE, failures, longest=LONGEST_CIRCUIT_PAUSE)
             return Verdict(0.0, None, False, tries, unknowns, pause, opens_circuit=True)
         case _:
             again = tries + 1 < patience.max_tries
@@ -69,7 +70,12 @@ def judge(
 
 def backoff(failures: int, jitter: float) -> float:
     """Seconds to wait after `failures` earlier failures: doubling, spread over [1/2, 1]."""
-    return min(BACKOFF * 2.0**failures, LONGEST_BACKOFF) * (0.5 + jitter / 2)
+    return doubled(BACKOFF, failures, longest=LONGEST_BACKOFF) * (0.5 + jitter / 2)
+
+
+def doubled(seconds: float, times: int, *, longest: float) -> float:
+    """`seconds`, doubled `times` times (as often as one likes), but never above `longest`."""
+    return min(seconds * 2.0 ** min(times, MOST_DOUBLINGS), longest)
 
 
 def upload_delay(error: OutsideError, tries: int, *, jitter: float) -> float:
