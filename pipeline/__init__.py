@@ -36,6 +36,6 @@ Three promises
 
 Where to read on, in the order in which data flows: `agents/intake.py`, `events.py`,
 `preparation.py`, `batches.py`, `intake.py`; `agents/generate.py`, `generation.py`, `claims.py`,
-`ledger.py`, `settlement.py`, `completion.py`; `outbox.py`, `relay.py`, `agents/announce.py`. Pure decisions are in `rules/`, the outside in
-`adapters/`, and `wiring.py` puts it all together.
+`ledger.py`, `settlement.py`, `completion.py`; `outbox.py`, `relay.py`, `agents/announce.py`. Pure
+decisions are in `rules/`, the outside in `adapters/`, and `wiring.py` puts it all together.
 """

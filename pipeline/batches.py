@@ -14,6 +14,7 @@ from pipeline.answers import Topics
 from pipeline.database import transact
 from pipeline.dead_letters import DeadLetter
 from pipeline.events import Record, Undecodable, decode
+from pipeline.faultpoints import reach
 from pipeline.intake import Recorded
 from pipeline.preparation import Prepared, prepare
 from pipeline.rules.calls import PromptTooLong
@@ -112,10 +113,17 @@ class Intake:
                 connection, letters, topic=self._topics.dead_letters, group=self._group
             )
             prepared = [one.prepared for one in read if isinstance(one, Understood)]
-            return await intake.record(connection, prepared, topics=self._topics, trial=self._trial)
+            recorded = await intake.record(
+                connection, prepared, topics=self._topics, trial=self._trial
+            )
+            reach("intake.before_commit")
+            return recorded
 
         try:
-            return await transact(self._engine, work)
+            reach("intake.before_transaction")
+            recorded = await transact(self._engine, work)
+            reach("intake.after_commit")
+            return recorded
         except Exception as error:
             if not _blames_a_record(error):
                 raise

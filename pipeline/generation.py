@@ -17,6 +17,7 @@ from pipeline.answers import Topics
 from pipeline.claims import Claim, Claimed
 from pipeline.database import is_transient, transact
 from pipeline.errors import OutcomeUnknown, OutsideError, Retryable
+from pipeline.faultpoints import during, reach
 from pipeline.ports import ImageFacts, ImageModel, MediaHost, Upload
 from pipeline.rules.catalogue import Catalogue
 from pipeline.rules.retries import Patience
@@ -147,6 +148,7 @@ class Generator:
         work = self._work
         if not self._free:
             return Claim()
+        reach("claim.before_transaction")
         async with self._engine.begin() as connection:
             claim = await claims.claim(
                 connection,
@@ -156,6 +158,10 @@ class Generator:
                 trial=work.trial,
             )
             started = time.monotonic()  # before the commit: a worker may be frozen during it
+            if claim.claimed:
+                reach("claim.before_commit")
+        if claim.claimed:
+            reach("claim.after_commit")
         for claimed in claim.claimed:
             self._spawn(self._buy(claimed, started))
         return claim
@@ -177,7 +183,10 @@ class Generator:
         try:
             if time.monotonic() - started > SEND_WITHIN:
                 raise Retryable("not_sent", "the worker was stopped before it could send the call")
-            image = await self._model.generate(claimed.call)
+            reach("generate.before_call")
+            with during("generate.during_call"):
+                image = await self._model.generate(claimed.call)
+            reach("generate.after_call")
         except OutsideError as error:
             await self._failed(claimed, error)
             return
@@ -188,7 +197,7 @@ class Generator:
             return
 
         async def keep(connection: AsyncConnection) -> bool:
-            return await settlement.keep_picture(
+            first = await settlement.keep_picture(
                 connection,
                 claimed.job_id,
                 claimed.attempt_id,
@@ -196,8 +205,12 @@ class Generator:
                 self._catalogue,
                 lease_seconds=work.upload_lease,
             )
+            reach("spool.before_commit")
+            return first
 
-        if await transact(self._engine, keep):
+        first = await transact(self._engine, keep)
+        reach("spool.after_commit")
+        if first:
             await self._store(claimed.job_id)
 
     async def _failed(self, claimed: Claimed, error: OutsideError) -> None:
@@ -213,8 +226,10 @@ class Generator:
                 patience=work.patience,
                 topics=work.topics,
             )
+            reach("failure.before_commit")
 
         await transact(self._engine, record)
+        reach("failure.after_commit")
         self._announce()
 
     async def _store(self, job_id: UUID) -> None:
@@ -225,7 +240,10 @@ class Generator:
         if upload is None:
             return
         try:
-            stored = await self._host.store(upload)
+            reach("upload.before")
+            with during("upload.during"):
+                stored = await self._host.store(upload)
+            reach("upload.after")
         except OutsideError as error:
             log.warning(
                 "upload failed, the picture stays in the spool", job=str(job_id), error=str(error)
@@ -236,11 +254,14 @@ class Generator:
             return
 
         async def complete(connection: AsyncConnection) -> bool:
-            return await completion.complete(
+            done = await completion.complete(
                 connection, job_id, stored, self._work.topics, trial=self._work.trial
             )
+            reach("complete.before_commit")
+            return done
 
         await transact(self._engine, complete)
+        reach("complete.after_commit")
         self._announce()
 
 

@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from pipeline import outbox
+from pipeline.faultpoints import reach
 from pipeline.messages import Message
 from pipeline.rules.retries import doubled
 
@@ -70,6 +71,7 @@ class Relay:
             due = await outbox.take(connection, limit=self._batch)
             if not due:
                 return 0
+            reach("publish.before")
             sent = [await _send(producer, out.message) for out in due]
             answers = await asyncio.gather(*sent, return_exceptions=True)
             refused = [answer for answer in answers if isinstance(answer, BaseException)]
@@ -78,7 +80,10 @@ class Relay:
                 for out, answer in zip(due, answers, strict=True)
                 if not isinstance(answer, BaseException)
             ]
+            reach("publish.after")
             await outbox.mark(connection, acknowledged)
+            reach("mark.before_commit")
+        reach("mark.after_commit")
         if refused:
             raise refused[0]
         return len(acknowledged)

@@ -136,6 +136,12 @@ class Settings(BaseSettings):
         False, description="pictures are stand-ins: marked so, they never answer live requests"
     )
 
+    fault: str | None = Field(
+        None,
+        description="for tests: die or freeze at a fault point (pipeline/faultpoints.py)",
+        examples=["spool.after_commit:2"],
+    )
+
     @model_validator(mode="after")
     def _one_cloudinary(self) -> Self:
         if self.cloudinary_cloud_name and self.media_host == "cloudinary":

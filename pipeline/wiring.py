@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from pipeline import faultpoints
 from pipeline.adapters.cloudinary_account import CloudinaryAccount
 from pipeline.adapters.local_disk import LocalDisk
 from pipeline.adapters.openai_images import OpenAIImages
@@ -183,6 +184,10 @@ class Worker:
 def worker(settings: Settings) -> Worker:
     """The parts of a worker; raises `SettingsError` for anything missing or impossible."""
     settings.require("database_url", "kafka_bootstrap_servers")
+    try:
+        faultpoints.arm(settings.fault)
+    except ValueError as error:
+        raise SettingsError(f"IMAGEPIPE_FAULT: {error}") from None
     return Worker(
         settings,
         chosen_model(settings),
