@@ -82,7 +82,7 @@ def failed(
         context_hash=asker.context_hash,
         prompt_hash=asker.prompt_hash,
     )
-    return _message(topics.failed, "failed", asker, data, ordinal=1)
+    return _message(topics.failed, "failed", asker, data, ordinal=asker.failures + 1)
 
 
 def deferred(

@@ -1,6 +1,5 @@
 """A batch of Kafka records made durable: requests recorded, dead letters kept, nothing lost."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from pipeline import dead_letters, intake
 from pipeline.answers import Topics
-from pipeline.database import transact
+from pipeline.database import insist, transact
 from pipeline.dead_letters import DeadLetter
 from pipeline.events import Record, Undecodable, decode
 from pipeline.faultpoints import reach
@@ -22,9 +21,6 @@ from pipeline.rules.catalogue import Model
 from pipeline.rules.lifecycle import Source
 
 log = structlog.get_logger()
-
-PAUSE = 2.0
-"""Seconds before a batch is tried again that failed for no fault of its records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +58,8 @@ class Intake:
         refuses: the batch is halved until the culprit stands alone.
         """
         read = [self._read(record) for record in records]
-        result = await self._insist(read)
+        # An exception that left here would acknowledge the batch, and so lose it.
+        result = await insist(lambda: self._keep(read), "a batch")
         log.info(
             "batch recorded",
             records=len(records),
@@ -93,18 +90,6 @@ class Intake:
             log.exception("a record could not be read", offset=record.offset)
             return DeadLetter(record, "internal_error", f"{type(error).__name__} while reading it")
         return Understood(record, prepared)
-
-    async def _insist(self, read: Sequence[Understood | DeadLetter]) -> Recorded:
-        """An exception that left here would acknowledge the batch, and so lose it."""
-        told = False
-        while True:
-            try:
-                return await self._keep(read)
-            except Exception:
-                if not told:
-                    log.exception("a batch cannot be recorded, trying again", records=len(read))
-                    told = True
-                await asyncio.sleep(PAUSE)
 
     async def _keep(self, read: Sequence[Understood | DeadLetter]) -> Recorded:
         async def work(connection: AsyncConnection) -> Recorded:

@@ -26,6 +26,7 @@ TRANSIENT_STATES = ("25006", "55P03")
 
 FIRST_PAUSE = 0.1  # seconds before a transaction's second try, doubling
 LONGEST_PAUSE = 5.0  # seconds
+INSIST_PAUSE = 2.0  # seconds
 
 
 def sync_url(url: str) -> str:
@@ -97,3 +98,20 @@ async def transact(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaita
             if failures >= 3:
                 log.info("database is back", failures=failures)
             return result
+
+
+async def insist(attempt: Callable[[], Awaitable[T]], what: str) -> T:
+    """Repeat what must not be dropped until it succeeds, whatever goes wrong; said once.
+
+    For work whose loss would lose an event or a paid picture: better a worker that is stuck, and
+    says so, than one that goes on without.
+    """
+    told = False
+    while True:
+        try:
+            return await attempt()
+        except Exception:
+            if not told:
+                log.exception(f"{what} cannot be recorded, trying again")
+                told = True
+            await asyncio.sleep(INSIST_PAUSE)

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from pipeline import claims, completion, deferral, settlement
 from pipeline.answers import Topics
 from pipeline.claims import Claim, Claimed
-from pipeline.database import is_transient, transact
+from pipeline.database import insist, is_transient, transact
 from pipeline.errors import OutcomeUnknown, OutsideError, Retryable
 from pipeline.faultpoints import during, reach
 from pipeline.ports import ImageFacts, ImageModel, MediaHost, Upload
@@ -208,7 +208,7 @@ class Generator:
             reach("spool.before_commit")
             return first
 
-        first = await transact(self._engine, keep)
+        first = await insist(lambda: transact(self._engine, keep), "a received picture")
         reach("spool.after_commit")
         if first:
             await self._store(claimed.job_id)
@@ -228,7 +228,7 @@ class Generator:
             )
             reach("failure.before_commit")
 
-        await transact(self._engine, record)
+        await insist(lambda: transact(self._engine, record), "a failed call")
         reach("failure.after_commit")
         self._announce()
 

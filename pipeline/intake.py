@@ -11,7 +11,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pipeline import answers, assets, jobs, outbox, requests
+from pipeline import answers, assets, jobs, outbox, refusals, requests
 from pipeline.answers import FREE, Topics
 from pipeline.assets import StoredAsset
 from pipeline.preparation import Prepared
@@ -47,6 +47,7 @@ async def record(
     late = 0
     if missing:
         late = await _place(connection, missing, askers, topics=topics, trial=trial)
+    await refusals.supersede(connection, [(askers[p.id], p) for p in new], topics)
     return Recorded(len(new), len(hits) + late, len(new) - len(hits) - late)
 
 

@@ -55,7 +55,11 @@ class Settlement:
 
 
 async def lock(connection: AsyncConnection) -> datetime:
-    """Take the ledger's lock and return its instant, which never goes back."""
+    """Take the ledger's lock and return its instant, which never goes back.
+
+    Two statements: an UPDATE alone computes its values before it waits, and keeps them when the
+    one it waited for rolls back; its instant would be that of a moment long gone.
+    """
     await connection.execute(text("SELECT FROM imagepipe.ledger_clock FOR UPDATE"))
     advance = text(
         "UPDATE imagepipe.ledger_clock SET instant = greatest(instant, clock_timestamp())"

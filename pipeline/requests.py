@@ -25,12 +25,13 @@ class Asker:
     hash_version: int
     alt: str
     traceparent: str | None
+    failures: int = 0
     deferrals: int = 0
 
 
 ASKER = (
     "r.id, r.sequence, r.event_source, r.event_id, r.entity_type, r.entity_id, r.context_hash,"
-    " r.prompt_hash, r.hash_version, r.alt, r.traceparent, r.deferrals"
+    " r.prompt_hash, r.hash_version, r.alt, r.traceparent, r.failures, r.deferrals"
 )
 """The columns of an `Asker`, in order, of a table called r."""
 
@@ -64,25 +65,27 @@ async def insert(
     rows = await connection.execute(
         text("""
             INSERT INTO imagepipe.requests
-                (id, event_source, event_id, source, state, type, entity_type, entity_id,
+                (id, event_source, event_id, source, state, type, size, entity_type, entity_id,
                  context_hash, prompt_hash, hash_version, alt, alt_generated, data, traceparent,
                  asset_id, cached, finished_at)
             SELECT id, event_source, event_id, source,
                    CASE WHEN asset_id IS NULL THEN 'waiting' ELSE 'ready' END,
-                   type, entity_type, entity_id, context_hash, prompt_hash, hash_version,
+                   type, size, entity_type, entity_id, context_hash, prompt_hash, hash_version,
                    alt, alt_generated, CAST(data AS jsonb), traceparent, asset_id,
                    CASE WHEN asset_id IS NOT NULL THEN true END,
                    CASE WHEN asset_id IS NOT NULL THEN clock_timestamp() END
             FROM unnest(
                 CAST(:ids AS uuid[]), CAST(:event_sources AS text[]), CAST(:event_ids AS text[]),
-                CAST(:sources AS text[]), CAST(:types AS text[]), CAST(:entity_types AS text[]),
-                CAST(:entity_ids AS text[]), CAST(:context_hashes AS text[]),
-                CAST(:prompt_hashes AS text[]), CAST(:hash_versions AS smallint[]),
-                CAST(:alts AS text[]), CAST(:alts_generated AS boolean[]), CAST(:data AS text[]),
+                CAST(:sources AS text[]), CAST(:types AS text[]), CAST(:sizes AS text[]),
+                CAST(:entity_types AS text[]), CAST(:entity_ids AS text[]),
+                CAST(:context_hashes AS text[]), CAST(:prompt_hashes AS text[]),
+                CAST(:hash_versions AS smallint[]), CAST(:alts AS text[]),
+                CAST(:alts_generated AS boolean[]), CAST(:data AS text[]),
                 CAST(:traceparents AS text[]), CAST(:assets AS uuid[])
             ) WITH ORDINALITY AS new (
-                id, event_source, event_id, source, type, entity_type, entity_id, context_hash,
-                prompt_hash, hash_version, alt, alt_generated, data, traceparent, asset_id, place)
+                id, event_source, event_id, source, type, size, entity_type, entity_id,
+                context_hash, prompt_hash, hash_version, alt, alt_generated, data, traceparent,
+                asset_id, place)
             ORDER BY place
             ON CONFLICT (id) DO NOTHING
             RETURNING id, sequence
@@ -93,6 +96,7 @@ async def insert(
             "event_ids": [p.event_id for p in batch],
             "sources": [p.source.value for p in batch],
             "types": [p.request.type.value for p in batch],
+            "sizes": [p.request.size.value for p in batch],
             "entity_types": [p.request.upload.entity_type for p in batch],
             "entity_ids": [p.request.upload.entity_id for p in batch],
             "context_hashes": [p.context_hash for p in batch],
@@ -149,12 +153,48 @@ async def finish_ready(
     )
 
 
-async def finish_failed(connection: AsyncConnection, ids: Sequence[UUID]) -> None:
+async def finish_failed(connection: AsyncConnection, ids: Sequence[UUID], code: str) -> None:
     """Waiting requests will not get a picture."""
     await connection.execute(
-        text(
-            "UPDATE imagepipe.requests SET state = 'failed', finished_at = clock_timestamp()"
-            " WHERE id = ANY(:ids)"
-        ),
-        {"ids": list(ids)},
+        text("""
+            UPDATE imagepipe.requests
+            SET state = 'failed', error_code = :code, failures = failures + 1,
+                finished_at = clock_timestamp()
+            WHERE id = ANY(:ids)
+        """),
+        {"ids": list(ids), "code": code},
     )
+
+
+async def supersede(
+    connection: AsyncConnection, newer: Sequence[tuple[Asker, Prepared]]
+) -> dict[UUID, list[Asker]]:
+    """Find what newer requests for the same entity, type and size replace: earlier ones that wait
+    for a job which has not been claimed. Locks those jobs and requests; returns them by job."""
+    named = [(asker, p) for asker, p in newer if asker.entity_type and asker.entity_id]
+    if not named:
+        return {}
+    rows = await connection.execute(
+        text(f"""
+            SELECT r.job_id, {ASKER}
+            FROM unnest(CAST(:types AS text[]), CAST(:ids AS text[]), CAST(:kinds AS text[]),
+                        CAST(:sizes AS text[]), CAST(:sequences AS bigint[]))
+                AS newer (entity_type, entity_id, type, size, sequence)
+            JOIN imagepipe.requests r USING (entity_type, entity_id, type, size)
+            JOIN imagepipe.jobs j ON j.id = r.job_id
+            WHERE r.state = 'waiting' AND r.sequence < newer.sequence AND j.state = 'queued'
+            ORDER BY j.id, r.sequence FOR NO KEY UPDATE OF j, r
+        """),  # noqa: S608
+        {
+            "types": [asker.entity_type for asker, _ in named],
+            "ids": [asker.entity_id for asker, _ in named],
+            "kinds": [p.request.type.value for _, p in named],
+            "sizes": [p.request.size.value for _, p in named],
+            "sequences": [asker.sequence for asker, _ in named],
+        },
+    )
+    found: dict[UUID, dict[UUID, Asker]] = {}
+    for row in rows:
+        asker = Asker(*row[1:])
+        found.setdefault(row.job_id, {})[asker.id] = asker
+    return {job: list(askers.values()) for job, askers in found.items()}

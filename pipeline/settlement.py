@@ -15,12 +15,13 @@ from sqlalchemy import Row, bindparam, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pipeline import answers, assets, circuits, jobs, ledger, outbox, requests
+from pipeline import assets, circuits, jobs, ledger, requests
 from pipeline.answers import Topics
 from pipeline.assets import LogEntry
 from pipeline.errors import OutcomeUnknown, OutsideError, storable
 from pipeline.ledger import Settlement
 from pipeline.ports import GeneratedImage
+from pipeline.refusals import Reason, refuse
 from pipeline.rules.catalogue import Catalogue, NoBound, UnknownModel
 from pipeline.rules.lifecycle import JobState, ReservationState, sources_of
 from pipeline.rules.pricing import actual_cost
@@ -210,43 +211,9 @@ async def _move_on(
         },
     )
     if verdict.error_class is not None:
-        await _answer_failed(connection, job.id, error, verdict, topics)
-
-
-async def _answer_failed(
-    connection: AsyncConnection, job_id: UUID, error: OutsideError, verdict: Verdict, topics: Topics
-) -> None:
-    spent = (
-        await connection.execute(
-            text("""
-                SELECT count(*) AS attempts, coalesce(sum(r.microusd), 0) AS microusd
-                FROM imagepipe.attempts a JOIN imagepipe.reservations r ON r.id = a.id
-                WHERE a.job_id = :job
-            """),
-            {"job": job_id},
-        )
-    ).one()
-    assert verdict.error_class is not None
-    waiting = await requests.waiting_for(connection, job_id)
-    await requests.finish_failed(connection, [asker.id for asker in waiting])
-    await outbox.add(
-        connection,
-        [
-            (
-                answers.failed(
-                    topics,
-                    asker,
-                    error_class=verdict.error_class,
-                    code=error.code,
-                    message=error.message,
-                    attempts=spent.attempts,
-                    microusd=int(spent.microusd) if place == 0 else 0,
-                ),
-                asker.id,
-            )
-            for place, asker in enumerate(waiting)
-        ],
-    )
+        reason = Reason(verdict.error_class, error.code, error.message)
+        waiting = await requests.waiting_for(connection, job.id)
+        await refuse(connection, job.id, waiting, reason, topics)
 
 
 async def give_up_expired(

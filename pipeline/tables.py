@@ -84,6 +84,7 @@ requests = sa.Table(
     _text("source"),  # live | backfill | api
     _text("state"),  # waiting | ready | failed
     _text("type"),
+    _text("size"),  # asked for, or the type's default
     _text("entity_type", nullable=True),
     _text("entity_id", nullable=True),
     _text("context_hash"),
@@ -96,6 +97,8 @@ requests = sa.Table(
     _uuid("job_id", sa.ForeignKey(f"{SCHEMA}.jobs.id")),
     _uuid("asset_id", sa.ForeignKey("media_assets.id", ondelete="SET NULL")),
     sa.Column("cached", sa.Boolean),
+    _text("error_code", nullable=True),
+    sa.Column("failures", sa.Integer, nullable=False, server_default="0"),  # said so far
     sa.Column("deferrals", sa.Integer, nullable=False, server_default="0"),
     _instant("deferred_at", nullable=True),  # said so during the present wait
     _instant("received_at", default=True),
@@ -108,6 +111,12 @@ requests = sa.Table(
         postgresql_where=sa.text("state = 'waiting' AND deferred_at IS NULL"),
     ),
     sa.Index("requests_of_entity", "entity_type", "entity_id"),
+    sa.Index(
+        "requests_waiting_entity",
+        "entity_type",
+        "entity_id",
+        postgresql_where=sa.text("state = 'waiting'"),
+    ),
     sa.Index("requests_finished", "finished_at", postgresql_where=sa.text("cached")),
     sa.Index("requests_of_asset", "asset_id", postgresql_where=sa.text("asset_id IS NOT NULL")),
     schema=SCHEMA,

@@ -2,7 +2,7 @@
 
 `media_assets` and `ai_image_generation_logs` may exist already, with or without the extension
 columns. What we create in `public` is marked with a comment, so that a downgrade knows what was
-there before us; and it drops a marked table only while it is empty.
+there before us; and it drops a marked table only while it is empty and nothing refers to it.
 """
 
 import re
@@ -125,6 +125,7 @@ OUR_TABLES = """
         source text NOT NULL CHECK (source IN ('live', 'backfill', 'api')),
         state text NOT NULL CHECK (state IN ('waiting', 'ready', 'failed')),
         type text NOT NULL,
+        size text NOT NULL,
         entity_type text,
         entity_id text,
         context_hash text NOT NULL,
@@ -137,6 +138,8 @@ OUR_TABLES = """
         job_id uuid REFERENCES imagepipe.jobs(id),
         asset_id uuid REFERENCES public.media_assets(id) ON DELETE SET NULL,
         cached boolean,
+        error_code text,
+        failures integer NOT NULL DEFAULT 0,
         deferrals integer NOT NULL DEFAULT 0,
         deferred_at timestamptz,
         received_at timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -146,6 +149,8 @@ OUR_TABLES = """
     CREATE INDEX requests_to_defer ON imagepipe.requests (sequence)
         WHERE state = 'waiting' AND deferred_at IS NULL;
     CREATE INDEX requests_of_entity ON imagepipe.requests (entity_type, entity_id);
+    CREATE INDEX requests_waiting_entity ON imagepipe.requests (entity_type, entity_id)
+        WHERE state = 'waiting';
     CREATE INDEX requests_finished ON imagepipe.requests (finished_at) WHERE cached;
     CREATE INDEX requests_of_asset ON imagepipe.requests (asset_id) WHERE asset_id IS NOT NULL;
 
@@ -215,6 +220,7 @@ OUR_TABLES = """
         code text NOT NULL,
         message text NOT NULL,
         failures integer NOT NULL,
+        probing boolean NOT NULL DEFAULT false,
         opened_at timestamptz NOT NULL DEFAULT clock_timestamp(),
         paused_until timestamptz NOT NULL
     );
@@ -309,7 +315,10 @@ def downgrade() -> None:
     connection = op.get_bind()
     for name in reversed(CMS_TABLES):
         comment = sa.text("SELECT obj_description(to_regclass(:t))")
-        rows = sa.text(f"SELECT EXISTS (SELECT FROM public.{name})")  # noqa: S608
+        in_use = sa.text(
+            f"SELECT EXISTS (SELECT FROM public.{name}) OR EXISTS (SELECT FROM pg_constraint"  # noqa: S608
+            " WHERE contype = 'f' AND confrelid = to_regclass(:t))"
+        )
         ours = connection.scalar(comment, {"t": f"public.{name}"}) == OURS
-        if ours and not connection.scalar(rows):
+        if ours and not connection.scalar(in_use, {"t": f"public.{name}"}):
             op.drop_table(name, schema="public")

@@ -153,7 +153,10 @@ async def test_batches_at_once_in_opposite_orders_open_each_job_once(
 ) -> None:
     titles = [f"No {n}" for n in range(40)]
     batches = [
-        [record_of(100 * batch + n, request_data(title)) for n, title in enumerate(order)]
+        [
+            record_of(100 * batch + n, request_data(title, f"{batch}-{n}"))
+            for n, title in enumerate(order)
+        ]
         for batch, order in enumerate([titles, titles[::-1]] * 3)
     ]
 
