@@ -18,8 +18,7 @@ from pipeline.ledger import OpenBooks, Reservation
 from pipeline.ports import ImageCall
 from pipeline.rules.limits import Limit, Purchase, admit
 
-CALL_MARGIN = 30.0
-"""Seconds from the end of a call's time to the moment its attempt is given up as unknown."""
+SPOOL_LIMIT = 2**30  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +52,18 @@ async def claim(
     *,
     slots: int,
     call_timeout: float,
+    call_margin: float = 30.0,
+    spool_limit: int = SPOOL_LIMIT,
     topics: Topics,
     trial: bool,
 ) -> Claim:
-    """Claim up to `slots` due jobs, best first, as far as every limit has room."""
+    """Claim up to `slots` due jobs, best first, as far as every limit has room.
+
+    An attempt of which nothing is heard is given up as unknown `call_margin` seconds after the end
+    of its call's time (`call_timeout` seconds).
+    """
     result = Claim()
-    if not await _anything_due(connection):
+    if not await _anything_due(connection) or await _spool_is_full(connection, spool_limit):
         return result
     opened = await ledger.open_books(connection)
     while len(result.claimed) < slots and "global" not in result.heads:
@@ -69,7 +74,7 @@ async def claim(
         purchases = [candidate.purchase for candidate in queue]
         admission = admit(opened.books, purchases)
         admitted = [queue[index] for index in admission.admitted]
-        await _start(connection, opened, admitted, call_timeout)
+        await _start(connection, opened, admitted, call_timeout, call_margin)
         result.claimed += [candidate.claimed for candidate in admitted]
         for scope, (index, limits) in admission.heads.items():
             result.heads[scope] = Head(purchases[index], limits)
@@ -82,6 +87,12 @@ async def _anything_due(connection: AsyncConnection) -> bool:
                        WHERE state = 'queued' AND due_at <= clock_timestamp())
     """)
     return bool(await connection.scalar(due))
+
+
+async def _spool_is_full(connection: AsyncConnection, limit: int) -> bool:
+    """Whether pictures pile up that the media host does not take: then nothing more is bought."""
+    size = text("SELECT coalesce(sum(octet_length(data)), 0) > :limit FROM imagepipe.image_spool")
+    return bool(await connection.scalar(size, {"limit": limit}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +183,7 @@ async def _start(
     opened: OpenBooks,
     candidates: Sequence[_Candidate],
     call_timeout: float,
+    call_margin: float,
 ) -> None:
     """Reserve, and write each attempt down as started, with the moment it is given up."""
     if not candidates:
@@ -203,6 +215,6 @@ async def _start(
         {
             "jobs": [c.job_id for c in claimed],
             "attempts": [c.attempt_id for c in claimed],
-            "seconds": call_timeout + CALL_MARGIN,
+            "seconds": call_timeout + call_margin,
         },
     )

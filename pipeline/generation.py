@@ -28,13 +28,11 @@ log = structlog.get_logger()
 SEND_WITHIN = 5.0
 """Seconds from the commit of "started" to the call: a worker that was frozen does not send."""
 
-UPLOAD_MARGIN = 30.0
-"""Seconds from the end of an upload's time to the moment another worker takes it over."""
-
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """How a generator works. Times in seconds."""
+    """How a generator works. Times in seconds; a call or an upload of which nothing is heard
+    `call_margin` after the end of its time is given up, and the job taken over."""
 
     concurrency: int
     call_timeout: float
@@ -44,10 +42,12 @@ class Work:
     public_id_prefix: str
     topics: Topics
     trial: bool
+    call_margin: float = 30.0
+    spool_limit: int = claims.SPOOL_LIMIT
 
     @property
     def upload_lease(self) -> float:
-        return self.upload_timeout + UPLOAD_MARGIN
+        return self.upload_timeout + self.call_margin
 
 
 class Generator:
@@ -154,6 +154,8 @@ class Generator:
                 connection,
                 slots=self._free,
                 call_timeout=work.call_timeout,
+                call_margin=work.call_margin,
+                spool_limit=work.spool_limit,
                 topics=work.topics,
                 trial=work.trial,
             )

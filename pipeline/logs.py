@@ -1,6 +1,7 @@
 """Logging: one line an event, `time level event key=value`, on standard error."""
 
 import logging.config
+import time
 from typing import Any
 
 import structlog
@@ -13,6 +14,24 @@ SHARED: list[structlog.typing.Processor] = [
     structlog.processors.TimeStamper(fmt="iso", utc=True),
     structlog.processors.format_exc_info,
 ]
+
+
+REPEATED_AFTER = 60.0  # seconds
+
+
+class Seldom(logging.Filter):
+    """Lets aiokafka speak once a minute: while a broker is away it says so 30 times a second."""
+
+    _silent_until = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith("aiokafka"):
+            return True
+        now = time.monotonic()
+        if now < self._silent_until:
+            return False
+        self._silent_until = now + REPEATED_AFTER
+        return True
 
 
 def config(level: str = "INFO") -> dict[str, Any]:
@@ -32,9 +51,11 @@ def config(level: str = "INFO") -> dict[str, Any]:
                 ],
             }
         },
+        "filters": {"seldom": {"()": Seldom}},
         "handlers": {
             "stderr": {
                 "class": "logging.StreamHandler",
+                "filters": ["seldom"],
                 "formatter": "line",
                 "stream": "ext://sys.__stderr__",
             }

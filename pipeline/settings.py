@@ -1,9 +1,17 @@
 """Every setting, in one documented place: the only file that reads the environment."""
 
+import re
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 HOME = Path(".imagepipe")
@@ -94,6 +102,9 @@ class Settings(BaseSettings):
         "webp", description="webp, png or jpeg: asked for and stored unchanged"
     )
     call_timeout: float = Field(360, gt=0, le=3600, description="seconds for one paid call")
+    call_margin: float = Field(
+        30, ge=5, description="seconds from the end of a call's or an upload's time to giving it up"
+    )
 
     media_host: Literal["cloudinary", "local"] = Field(
         "cloudinary", description="cloudinary, or local for a directory of this machine"
@@ -125,6 +136,10 @@ class Settings(BaseSettings):
     )
     upload_timeout: float = Field(60, gt=0, le=600, description="seconds for one upload")
 
+    spool_limit: int = Field(
+        2**30, ge=0, description="bytes of pictures waiting for upload, above which none is bought"
+    )
+
     concurrency: int = Field(8, ge=1, le=1000, description="pictures in flight per worker")
     batch_size: int = Field(500, ge=1, le=5000, description="events per intake transaction")
     max_tries: int = Field(5, ge=1, description="calls per picture that failed unbilled")
@@ -141,6 +156,21 @@ class Settings(BaseSettings):
         description="for tests: die or freeze at a fault point (pipeline/faultpoints.py)",
         examples=["spool.after_commit:2"],
     )
+
+    @field_validator("database_url")
+    @classmethod
+    def _postgresql(cls, url: str) -> str:
+        if url and not re.match(r"postgres(ql)?(\+\w+)?://", url):
+            raise ValueError("it has to be a PostgreSQL address")
+        return url
+
+    @field_validator("kafka_bootstrap_servers")
+    @classmethod
+    def _host_and_port(cls, servers: str) -> str:
+        for server in servers.split(",") if servers else ():
+            if not re.fullmatch(r"\s*[^\s/:]+:\d{1,5}\s*|\s*\[[0-9a-fA-F:]+\]:\d{1,5}\s*", server):
+                raise ValueError(f"{server.strip()!r} is not host:port")
+        return servers
 
     @model_validator(mode="after")
     def _one_cloudinary(self) -> Self:

@@ -46,14 +46,15 @@ def chosen_model(settings: Settings, today: date | None = None) -> Model:
     It must be in the catalogue, its cost must be bounded for whatever may be asked, and OpenAI
     itself must still serve it (a compatible server may go on for longer).
     """
+    default = Settings.model_fields["model"].default
     try:
         model = catalogue().model(settings.model)
         model.require_bounds()
     except (UnknownModel, NoBound) as error:
-        raise SettingsError(f"IMAGEPIPE_MODEL: {error}") from None
+        example = f"for example IMAGEPIPE_MODEL={default}"
+        raise SettingsError(f"IMAGEPIPE_MODEL: {error} ({example})") from None
     today = today or datetime.now(UTC).date()
     if model.shutdown_date and model.shutdown_date <= today and not settings.openai_base_url:
-        default = Settings.model_fields["model"].default
         raise SettingsError(
             f"IMAGEPIPE_MODEL: OpenAI has shut {model.name} down on {model.shutdown_date}; take"
             f" another one, for example IMAGEPIPE_MODEL={default}, or point OPENAI_BASE_URL to a"
@@ -148,6 +149,8 @@ class Worker:
         work = Work(
             concurrency=settings.concurrency,
             call_timeout=settings.call_timeout,
+            call_margin=settings.call_margin,
+            spool_limit=settings.spool_limit,
             upload_timeout=settings.upload_timeout,
             poll_interval=settings.poll_interval,
             patience=Patience(settings.max_tries, settings.unknown_retries),
@@ -184,6 +187,7 @@ class Worker:
 def worker(settings: Settings) -> Worker:
     """The parts of a worker; raises `SettingsError` for anything missing or impossible."""
     settings.require("database_url", "kafka_bootstrap_servers")
+    kafka_security(settings)
     try:
         faultpoints.arm(settings.fault)
     except ValueError as error:

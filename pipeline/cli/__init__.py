@@ -10,7 +10,19 @@ import typer
 from kafka.errors import KafkaError
 from sqlalchemy.exc import DBAPIError
 
-from pipeline.cli import demo, limits, migrate, publish, resume, status, up, watch, worker
+from pipeline.cli import (
+    demo,
+    jobs,
+    ledger,
+    limits,
+    migrate,
+    publish,
+    resume,
+    status,
+    up,
+    watch,
+    worker,
+)
 from pipeline.database import is_transient
 from pipeline.settings import SettingsError
 from pipeline.topics import BrokerAway
@@ -35,6 +47,8 @@ app.command("publish")(publish.publish)
 app.command("watch")(watch.watch)
 app.command("status")(status.status)
 app.add_typer(limits.app, name="limits")
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(ledger.app, name="ledger")
 app.command("resume")(resume.resume)
 
 
@@ -51,9 +65,10 @@ def main() -> None:
             _end("the database is not migrated: run imagepipe migrate", WRONG)
         if not is_transient(error):
             raise
-        _end(f"the database is away: {str(error.orig).strip()}", AWAY)
+        _end(f"the database is away: {error.orig}", AWAY)
 
 
 def _end(message: str, code: int) -> None:
-    sys.stderr.write(f"imagepipe: {message}\n")
+    one_line = " ".join(message.split())
+    sys.stderr.write(f"imagepipe: {one_line}\n")
     sys.exit(code)

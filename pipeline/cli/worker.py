@@ -35,7 +35,8 @@ def _wait_for_schema(settings: Settings) -> None:
             revision = migrate.current(settings.database_url)
         except OperationalError as error:
             if not told:
-                typer.echo(f"waiting for PostgreSQL: {str(error.orig).strip()}", err=True)
+                reason = " ".join(str(error.orig).split())
+                typer.echo(f"waiting for PostgreSQL: {reason}", err=True)
                 told = True
             time.sleep(1)
             continue

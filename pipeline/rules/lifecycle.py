@@ -29,7 +29,12 @@ JOB_MOVES: dict[JobState, frozenset[JobState]] = {
     JobState.GENERATING: frozenset({JobState.QUEUED, JobState.GENERATED, JobState.FAILED}),
     JobState.GENERATED: frozenset({JobState.DONE}),  # never back: a paid picture is kept
     JobState.DONE: frozenset(),
-    JobState.FAILED: frozenset({JobState.GENERATED}),  # late bytes, once more
+    JobState.FAILED: frozenset(
+        {
+            JobState.GENERATED,  # late bytes, once more
+            JobState.QUEUED,  # an operator tries it again
+        }
+    ),
 }
 
 LIVE = frozenset({JobState.QUEUED, JobState.GENERATING, JobState.GENERATED})

@@ -45,7 +45,7 @@ def test_sources_of_are_the_moves_read_backwards() -> None:
         JobState.GENERATING,
         JobState.QUEUED,
     ]
-    assert sources_of(JobState.QUEUED) == [JobState.GENERATING]
+    assert sources_of(JobState.QUEUED) == [JobState.FAILED, JobState.GENERATING]
 
 
 def test_people_who_wait_go_before_a_backfill() -> None:
