@@ -8,20 +8,31 @@ import sys
 import tempfile
 
 import faust
+from faust.app import BootStrategy
 
 from agents.announce import Announce
 from agents.generate import Generate
 from agents.intake import intake
-from pipeline import logs, topics, wiring
+from pipeline import logs, migrate, topics, wiring
 from pipeline.settings import Settings, SettingsError, load
 
 
-class App(faust.App):
-    """Faust's application, which waits for Kafka and for its topics before anything starts."""
+class WithoutWeb(BootStrategy):
+    """Leaves Faust's web server out, whatever the command line says: its pages are open to all,
+    and its fixed port would allow one worker per machine."""
 
+    enable_web = False
+
+
+class App(faust.App):
+    """Faust's application, which waits for a migrated database, for Kafka and for its topics
+    before anything starts."""
+
+    BootStrategy = WithoutWeb
     settings: Settings
 
     async def on_first_start(self) -> None:
+        await migrate.wait_until_current(self.settings.database_url)
         await topics.wait_until_ensured(self.settings)
         await super().on_first_start()
 
@@ -41,7 +52,6 @@ def create_app(settings: Settings, worker: wiring.Worker) -> faust.App:
         table_standby_replicas=0,
         topic_disable_leader=True,
         topic_allow_declare=False,  # `pipeline.topics` creates them all, before this starts
-        web_enabled=False,
         datadir=tempfile.gettempdir(),  # there are no tables: nothing is ever written there
         logging_config=logs.config(),
     )

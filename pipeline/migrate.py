@@ -1,15 +1,20 @@
 """Brings a database to the newest schema, or back; a failure leaves it as it was."""
 
+import asyncio
 from pathlib import Path
 
 import sqlalchemy as sa
+import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy.exc import OperationalError
 
 from pipeline.database import sync_url
 from pipeline.tables import SCHEMA
+
+log = structlog.get_logger()
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "migrations"
 
@@ -54,3 +59,20 @@ def newest() -> str:
     head = ScriptDirectory.from_config(_config()).get_current_head()
     assert head is not None
     return head
+
+
+async def wait_until_current(url: str) -> None:
+    """Wait, however long, for a database that answers and is at the newest revision; said once."""
+    told = False
+    while True:
+        try:
+            revision = await asyncio.to_thread(current, url)
+            reason = f"it is at revision {revision}, run imagepipe migrate"
+        except OperationalError as error:
+            revision, reason = None, " ".join(str(error.orig).split())
+        if revision == newest():
+            return
+        if not told:
+            log.warning("waiting for PostgreSQL", reason=reason)
+            told = True
+        await asyncio.sleep(1)

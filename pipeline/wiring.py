@@ -12,7 +12,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from pipeline import faultpoints
 from pipeline.adapters.cloudinary_account import CloudinaryAccount
 from pipeline.adapters.local_disk import LocalDisk
-from pipeline.adapters.openai_images import OpenAIImages
 from pipeline.answers import Topics
 from pipeline.batches import Intake
 from pipeline.database import create_engine
@@ -67,6 +66,9 @@ def image_model(settings: Settings) -> ImageModel:
     """The image model's adapter; raises `SettingsError`."""
     settings.require("openai_api_key")
     assert settings.openai_api_key is not None
+    # The SDK takes half a second to import, which commands that only look need not wait for.
+    from pipeline.adapters.openai_images import OpenAIImages  # noqa: PLC0415
+
     try:
         return OpenAIImages(
             api_key=settings.openai_api_key.get_secret_value(),
@@ -174,6 +176,7 @@ class Worker:
             "bootstrap_servers": settings.kafka_bootstrap_servers,
             "client_id": "imagepipe",
             "acks": "all",
+            "request_timeout_ms": 10_000,  # a transaction is open meanwhile
             **kafka_security(settings),
         }
         return Relay(self.engine, options, poll_interval=settings.poll_interval)

@@ -17,6 +17,7 @@ from pipeline.cli import (
     limits,
     migrate,
     publish,
+    ready,
     resume,
     status,
     up,
@@ -46,6 +47,7 @@ app.command("worker")(worker.worker)
 app.command("publish")(publish.publish)
 app.command("watch")(watch.watch)
 app.command("status")(status.status)
+app.command("ready")(ready.ready)
 app.add_typer(limits.app, name="limits")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(ledger.app, name="ledger")

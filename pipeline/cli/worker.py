@@ -2,9 +2,7 @@
 
 import os
 import sys
-import time
 
-import typer
 from sqlalchemy.exc import OperationalError
 
 from pipeline import migrate, wiring
@@ -21,28 +19,21 @@ def worker() -> None:
     """
     settings = load()
     wiring.worker(settings)  # everything that can be wrong is found here
-    _wait_for_schema(settings)
+    _refuse_unmigrated(settings)
     python = sys.executable
     faust = [python, "-m", "faust", "-A", "agents.app", "worker", "-l", "info", "--without-web"]
     os.execv(python, faust)  # noqa: S606 (signals go straight to the worker)
 
 
-def _wait_for_schema(settings: Settings) -> None:
-    """Wait for a database that is away (said once); refuse one that is not migrated."""
-    told = False
-    while True:
-        try:
-            revision = migrate.current(settings.database_url)
-        except OperationalError as error:
-            if not told:
-                reason = " ".join(str(error.orig).split())
-                typer.echo(f"waiting for PostgreSQL: {reason}", err=True)
-                told = True
-            time.sleep(1)
-            continue
-        if revision != migrate.newest():
-            raise SettingsError(
-                f"the database is at revision {revision}, this release needs {migrate.newest()}:"
-                " run imagepipe migrate"
-            )
+def _refuse_unmigrated(settings: Settings) -> None:
+    """Raise `SettingsError` for a database that answers and is not migrated; the worker itself
+    waits for one that is away."""
+    try:
+        revision = migrate.current(settings.database_url)
+    except OperationalError:
         return
+    if revision != migrate.newest():
+        raise SettingsError(
+            f"the database is at revision {revision}, this release needs {migrate.newest()}:"
+            " run imagepipe migrate"
+        )
