@@ -8,13 +8,17 @@ import sys
 import tempfile
 
 import faust
+import structlog
 from faust.app import BootStrategy
 
 from agents.announce import Announce
 from agents.generate import Generate
 from agents.intake import intake
 from pipeline import logs, migrate, topics, wiring
+from pipeline.rules.catalogue import Model
 from pipeline.settings import Settings, SettingsError, load
+
+log = structlog.get_logger()
 
 
 class WithoutWeb(BootStrategy):
@@ -30,8 +34,15 @@ class App(faust.App):
 
     BootStrategy = WithoutWeb
     settings: Settings
+    model: Model
 
     async def on_first_start(self) -> None:
+        if self.model.shutdown_date:
+            log.warning(
+                "the configured model is being shut down",
+                model=self.model.name,
+                on=str(self.model.shutdown_date),
+            )
         await migrate.wait_until_current(self.settings.database_url)
         await topics.wait_until_ensured(self.settings)
         await super().on_first_start()
@@ -55,7 +66,7 @@ def create_app(settings: Settings, worker: wiring.Worker) -> faust.App:
         datadir=tempfile.gettempdir(),  # there are no tables: nothing is ever written there
         logging_config=logs.config(),
     )
-    app.settings = settings
+    app.settings, app.model = settings, worker.model
     topic = app.topic(
         settings.topic_entity_created,
         key_type=bytes,
