@@ -10,7 +10,9 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 _KEY = "sandbox.reset"
-_HUGE_CHUNKS = 4096  # of 64 KiB each: 256 MiB
+_CHUNK = b"A" * 65536
+_HUGE_CHUNKS = 4096  # 256 MiB
+_LARGE_CHUNKS = 763  # 50 MB
 
 
 class ResettableProtocol(H11Protocol):
@@ -57,6 +59,18 @@ def huge_answer(media_type: str) -> Response:
     async def chunks() -> AsyncIterator[bytes]:
         yield b'{"data":[{"b64_json":"'
         for _ in range(_HUGE_CHUNKS):
-            yield b"A" * 65536
+            yield _CHUNK
 
     return StreamingResponse(chunks(), media_type=media_type)
+
+
+def large_answer() -> Response:
+    """A 200 of 50 MB: whole, well-formed JSON, whose base64 is no picture."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b'{"data":[{"b64_json":"'
+        for _ in range(_LARGE_CHUNKS):
+            yield _CHUNK
+        yield b'"}]}'
+
+    return StreamingResponse(chunks(), media_type="application/json")

@@ -22,6 +22,7 @@ _BAD_PICTURES = frozenset(
         "not_a_picture",  # a 200 whose base64 is a text
         "html",  # a 200 with an HTML page
         "other_dimensions",  # half of the asked width and height
+        "large_body",  # a 200 of 50 MB whose base64 is no picture
         "huge_body",  # a 200 whose body hardly ends
         "no_usage",  # a picture without usage
         "url",  # a picture by url instead of b64_json

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from sandbox.connection import HalfAnswer, huge_answer
+from sandbox.connection import HalfAnswer, huge_answer, large_answer
 from sandbox.drawing import draw
 from sandbox.faults import Fault, Faults, keep_silent
 from sandbox.models import MODELS, Order, read_order, usage
@@ -22,6 +22,8 @@ from sandbox.records import Purchase, Records
 from sandbox.wire_errors import OPENAI_ERRORS, Refused, retry_headers
 
 GENERATED = "_generated"  # the folder of pictures that are answered by url
+
+_ECHOES = ("unauthorized", "echo")  # errors that quote the key they were sent
 
 _BAD_DATA: dict[str, list[dict[str, str]]] = {
     "no_data": [],
@@ -138,13 +140,15 @@ async def _refuse(fault: Fault, request: Request, key: str) -> Response | None:
     """The answer of a fault that leaves no picture; None where there is a picture all the same."""
     if fault.kind in OPENAI_ERRORS:
         error = OPENAI_ERRORS[fault.kind]
-        if error.status == 401:  # the real one echoes a part of the key
+        if fault.kind in _ECHOES:  # as the real one does with a part of the key
             error = replace(error, message=f"{error.message} Given: {key}")
         return error.answer(retry_headers(fault.kind, fault.retry_after))
     if fault.kind in _BAD_DATA:
         return JSONResponse({"created": 0, "data": _BAD_DATA[fault.kind]})
     if fault.kind == "html":
         return HTMLResponse("<html><body>A proxy's page</body></html>")
+    if fault.kind == "large_body":
+        return large_answer()
     if fault.kind == "huge_body":
         return huge_answer("application/json")
     return await keep_silent(fault, request)

@@ -91,6 +91,7 @@ OPENAI_ERRORS: Mapping[str, OpenAIError] = {
         503, "server_error", "server_is_overloaded", "The server is overloaded."
     ),
     "unavailable": OpenAIError(503, "server_error", None, "The service is unavailable."),
+    "echo": OpenAIError(502, "server_error", None, "The upstream refused this request."),
 }
 
 CLOUDINARY_ERRORS: Mapping[str, CloudinaryError] = {
