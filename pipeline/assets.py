@@ -99,7 +99,7 @@ async def find(
                 WHERE ai_generated AND prompt_hash = ANY(CAST(:prompt_hashes AS text[]))
             ) AND {USABLE}
             ORDER BY a.id FOR NO KEY UPDATE
-        """),  # noqa: S608
+        """),
         {"context_hashes": context_hashes, "prompt_hashes": prompt_hashes, "trial": trial},
     )
     return Found(StoredAsset(*row) for row in rows)
@@ -154,7 +154,7 @@ async def store(connection: AsyncConnection, values: Mapping[str, Any]) -> Store
     )
     row = (
         await connection.execute(
-            text(f"SELECT {ASSET} FROM media_assets a WHERE a.cloudinary_public_id = :id"),  # noqa: S608
+            text(f"SELECT {ASSET} FROM media_assets a WHERE a.cloudinary_public_id = :id"),
             {"id": values["cloudinary_public_id"]},
         )
     ).one()

@@ -36,7 +36,7 @@ async def _windows(connection: AsyncConnection) -> list[Difference]:
             LEFT JOIN imagepipe.reservations r ON r.at > w.upto AND {ledger.IN_SCOPE}
             GROUP BY w.scope, w.span_seconds, w.requests, w.microusd
             ORDER BY w.scope, w.span_seconds
-        """)  # noqa: S608
+        """)
     )
     return [
         Difference(

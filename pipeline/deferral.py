@@ -38,7 +38,7 @@ async def announce_waiting(
                          AND (l.max_requests < 1 OR l.max_microusd < j.bound_microusd)))
             ORDER BY r.sequence LIMIT :limit
             FOR UPDATE OF r SKIP LOCKED FOR NO KEY UPDATE OF j SKIP LOCKED
-        """),  # noqa: S608
+        """),
         {"closed": list(heads), "limit": limit},
     )
     waiting = rows.all()

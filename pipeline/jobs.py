@@ -81,7 +81,7 @@ async def join(connection: AsyncConnection, waiting: Sequence[Prepared]) -> dict
                 OR joinable AND prompt_hash = ANY(CAST(:prompt_hashes AS text[]))
                 OR id = ANY(CAST(:ids AS uuid[])))
             ORDER BY id FOR NO KEY UPDATE
-        """),  # noqa: S608
+        """),
         {
             "context_hashes": [p.context_hash for p in waiting],
             "prompt_hashes": [p.prompt_hash for p in waiting],

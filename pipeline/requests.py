@@ -130,7 +130,7 @@ async def waiting_for(connection: AsyncConnection, job_id: UUID) -> list[Asker]:
     """The requests that wait for a job, in the order they were accepted; locked."""
     rows = await connection.execute(
         text(
-            f"SELECT {ASKER} FROM imagepipe.requests r"  # noqa: S608
+            f"SELECT {ASKER} FROM imagepipe.requests r"
             " WHERE r.job_id = :job AND r.state = 'waiting' ORDER BY r.sequence FOR UPDATE"
         ),
         {"job": job_id},
@@ -184,7 +184,7 @@ async def supersede(
             JOIN imagepipe.jobs j ON j.id = r.job_id
             WHERE r.state = 'waiting' AND r.sequence < newer.sequence AND j.state = 'queued'
             ORDER BY j.id, r.sequence FOR NO KEY UPDATE OF j, r
-        """),  # noqa: S608
+        """),
         {
             "types": [asker.entity_type for asker, _ in named],
             "ids": [asker.entity_id for asker, _ in named],

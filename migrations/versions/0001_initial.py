@@ -316,7 +316,7 @@ def downgrade() -> None:
     for name in reversed(CMS_TABLES):
         comment = sa.text("SELECT obj_description(to_regclass(:t))")
         in_use = sa.text(
-            f"SELECT EXISTS (SELECT FROM public.{name}) OR EXISTS (SELECT FROM pg_constraint"  # noqa: S608
+            f"SELECT EXISTS (SELECT FROM public.{name}) OR EXISTS (SELECT FROM pg_constraint"
             " WHERE contype = 'f' AND confrelid = to_regclass(:t))"
         )
         ours = connection.scalar(comment, {"t": f"public.{name}"}) == OURS

@@ -15,6 +15,12 @@ COMMANDS = [
     "status",
     "limits show",
     "limits apply",
+    "jobs list",
+    "jobs show",
+    "jobs retry",
+    "jobs cancel",
+    "ledger verify",
+    "ready",
     "resume",
 ]
 
