@@ -11,11 +11,14 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 	2>/dev/null && echo $$python && break; done)
 
-.PHONY: help demo test check lock schemas clean
+SEED ?= 1
+STEPS ?= 50000
+
+.PHONY: help demo test chaos fuzz bench-admission check lock schemas clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/installed ## run the main job on sample entities, with nothing but Python
 	@$(BIN)/imagepipe demo
@@ -25,6 +28,19 @@ test: $(VENV)/installed-dev ## run every test (ARGS="-k fingerprint" for some)
 	@$(BIN)/python -m tests.kafka.jars || echo "    going on: the tests say which Kafka they use"
 	@echo "==> Tests"
 	@$(BIN)/python -m pytest $(ARGS)
+
+chaos: $(VENV)/installed-dev ## kill running workers 200 times, then audit (SEED=2 for another run)
+	@echo "==> Apache Kafka's jars (fetched once, with Java and Maven)"
+	@$(BIN)/python -m tests.kafka.jars
+	@echo "==> Chaos: half an hour at most"
+	@$(BIN)/python -m tests.chaos --seed $(SEED) --kills 200 --minutes 30 $(ARGS)
+
+fuzz: $(VENV)/installed-dev ## invent 50,000 steps for the ledger and compare it with its definition
+	@FUZZ_STEPS=$(STEPS) $(BIN)/python -m pytest --timeout 3600 $(ARGS) \
+	  tests/integration/test_ledger_model.py tests/integration/test_ledger_concurrency.py
+
+bench-admission: $(VENV)/installed-dev ## reservations per second, with an empty and a full ledger
+	@$(BIN)/python -m benchmarks.admission $(ARGS)
 
 check: $(VENV)/installed-dev ## ruff, mypy, import-linter
 	$(BIN)/ruff check

@@ -7,13 +7,14 @@ whatever happens to the worker afterwards, that money stays held until somebody 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pipeline import assets, circuits, completion, ledger
 from pipeline.answers import Topics
+from pipeline.ids import time_ordered
 from pipeline.ledger import OpenBooks, Reservation
 from pipeline.ports import ImageCall
 from pipeline.rules.limits import Limit, Purchase, admit
@@ -108,7 +109,11 @@ async def _candidates(
     connection: AsyncConnection, wanted: int, closed: Iterable[str]
 ) -> list[_Candidate]:
     """The best due jobs, locked, without those that stand behind a head, could never fit a
-    limit, or want a model nobody may call."""
+    limit, want a model nobody may call, or whose picture was received and is being uploaded.
+
+    The last happens to a job beside one that cannot be joined (late bytes, skipCache): it waits
+    for that asset. Received bytes are committed under the ledger's lock, which we hold.
+    """
     rows = await connection.execute(
         text("""
             SELECT j.id, j.model, j.prompt, j.size, j.quality, j.style, j.output_format,
@@ -123,6 +128,11 @@ async def _candidates(
                   SELECT FROM imagepipe.limits l
                   WHERE l.scope IN ('global', 'source:' || j.source, 'type:' || j.type)
                     AND (l.max_requests < 1 OR l.max_microusd < j.bound_microusd))
+              AND NOT (j.joinable AND EXISTS (
+                  SELECT FROM imagepipe.jobs received
+                  WHERE received.state = 'generated' AND
+                        (received.context_hash = j.context_hash
+                         OR received.prompt_hash = j.prompt_hash)))
               AND NOT EXISTS (
                   SELECT FROM imagepipe.circuits c
                   WHERE c.model = j.model AND c.paused_until > clock_timestamp())
@@ -141,7 +151,7 @@ async def _candidates(
         call = ImageCall(row.model, row.prompt, row.size, row.quality, row.style, row.output_format)
         candidates.append(
             _Candidate(
-                Claimed(row.id, uuid4(), call),
+                Claimed(row.id, time_ordered(), call),
                 Purchase(row.source, row.type, row.bound_microusd),
                 row.joinable,
                 row.context_hash,

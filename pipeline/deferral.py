@@ -50,10 +50,10 @@ async def announce_waiting(
             UPDATE imagepipe.requests
             SET deferred_at = clock_timestamp(), deferrals = deferrals + 1 WHERE id = ANY(:ids)
         """),
-        {"ids": [row.id for row in waiting]},
+        {"ids": [request_id for _, request_id in messages]},
     )
     await outbox.add(connection, messages)
-    return len(waiting)
+    return len(messages)
 
 
 async def _messages(
@@ -82,6 +82,8 @@ async def _messages(
             limit, retry_at = never[0], None
         else:
             blocking = [limit for limit in frees_at if limit.scope in purchase.scopes]
+            if not blocking:
+                continue  # the limits have just been changed: the next look says what holds now
             limit = max(blocking, key=lambda limit: frees_at[limit] or now)
             retry_at = frees_at[limit]
         totals = books.totals.get(limit.window, (0, 0))  # it may have been replaced meanwhile

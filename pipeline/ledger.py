@@ -18,6 +18,8 @@ from pipeline.rules.lifecycle import ReservationState
 from pipeline.rules.limits import Books, Limit, Purchase
 
 IN_SCOPE = "(w.scope IN ('global', 'source:' || r.source, 'type:' || r.type))"
+LIMIT = "l.name, l.scope, l.span_seconds, l.max_requests, l.max_microusd, l.derived"
+LIMIT_ORDER = "l.derived, l.scope, l.span_seconds, l.max_requests NULLS LAST, l.name"
 
 
 class LimitsRefused(ValueError):
@@ -101,29 +103,36 @@ async def open_books(connection: AsyncConnection) -> OpenBooks:
                 GROUP BY w.scope, w.span_seconds, edge.upto
             ) gone
             WHERE w.scope = gone.scope AND w.span_seconds = gone.span_seconds
-        """),  # noqa: S608
+        """),
         {"now": now},
     )
     return OpenBooks(now, await read_books(connection))
 
 
 async def read_books(connection: AsyncConnection) -> Books:
-    """Limits and the totals as they stand (without the lock: fit to look at, not to act on)."""
-    limits = await read_limits(connection)
+    """Limits and totals of one moment (without the lock: fit to look at, not to act on).
+
+    One statement: between two, other limits could be applied, and a limit's window be gone.
+    """
     rows = await connection.execute(
-        text("SELECT scope, span_seconds, requests, microusd FROM imagepipe.windows")
+        text(f"""
+            SELECT {LIMIT}, w.requests, w.microusd
+            FROM imagepipe.limits l JOIN imagepipe.windows w USING (scope, span_seconds)
+            ORDER BY {LIMIT_ORDER}
+        """)
     )
-    return Books(limits, {(r.scope, r.span_seconds): (r.requests, r.microusd) for r in rows})
+    limits: list[Limit] = []
+    totals: dict[tuple[str, int], tuple[int, int]] = {}
+    for *columns, requests, microusd in rows:
+        limits.append(Limit(*columns))
+        totals[limits[-1].window] = requests, microusd
+    return Books(limits, totals)
 
 
 async def read_limits(connection: AsyncConnection) -> list[Limit]:
     """All limits, the user's own before those derived from them."""
     rows = await connection.execute(
-        text(
-            "SELECT name, scope, span_seconds, max_requests, max_microusd, derived"
-            " FROM imagepipe.limits"
-            " ORDER BY derived, scope, span_seconds, max_requests NULLS LAST, name"
-        )
+        text(f"SELECT {LIMIT} FROM imagepipe.limits l ORDER BY {LIMIT_ORDER}")
     )
     return [Limit(*row) for row in rows]
 
@@ -152,12 +161,11 @@ async def reserve(
         """),
         {**columns, "now": now},
     )
-    await _add_to_windows(
-        connection,
-        ids=[r.id for r in reservations],
-        microusd=[r.purchase.microusd for r in reservations],
-        requests=[1] * len(reservations),
-    )
+    added = [
+        _Change(now, r.purchase.source, r.purchase.type, 1, r.purchase.microusd)
+        for r in reservations
+    ]
+    await _add_to_windows(connection, added)
 
 
 async def settle(connection: AsyncConnection, settlements: Sequence[Settlement]) -> None:
@@ -170,13 +178,12 @@ async def settle(connection: AsyncConnection, settlements: Sequence[Settlement])
     wanted = {s.id: s for s in settlements}
     rows = await connection.execute(
         text(
-            "SELECT id, microusd, requests FROM imagepipe.reservations"
+            "SELECT id, at, source, type, requests, microusd FROM imagepipe.reservations"
             " WHERE id = ANY(:ids) AND state IN ('held', 'unknown')"
         ),
         {"ids": list(wanted)},
     )
-    changes = [(row, wanted[row.id]) for row in rows]
-    ids = [new.id for _, new in changes]
+    replaced = [(row, wanted[row.id]) for row in rows]
     await connection.execute(
         text("""
             UPDATE imagepipe.reservations r
@@ -187,40 +194,60 @@ async def settle(connection: AsyncConnection, settlements: Sequence[Settlement])
             WHERE r.id = new.id
         """),
         {
-            "ids": ids,
-            "states": [new.state for _, new in changes],
-            "microusd": [new.microusd for _, new in changes],
-            "requests": [new.requests for _, new in changes],
+            "ids": [new.id for _, new in replaced],
+            "states": [new.state for _, new in replaced],
+            "microusd": [new.microusd for _, new in replaced],
+            "requests": [new.requests for _, new in replaced],
         },
     )
-    await _add_to_windows(
-        connection,
-        ids=ids,
-        microusd=[new.microusd - old.microusd for old, new in changes],
-        requests=[new.requests - old.requests for old, new in changes],
-    )
+    changes = [
+        _Change(
+            old.at,
+            old.source,
+            old.type,
+            new.requests - old.requests,
+            new.microusd - old.microusd,
+        )
+        for old, new in replaced
+    ]
+    await _add_to_windows(connection, changes)
 
 
-async def _add_to_windows(
-    connection: AsyncConnection, *, ids: list[UUID], microusd: list[int], requests: list[int]
-) -> None:
-    """Add each row's change to the windows it is still in (those with `upto` before it)."""
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """By how much more, or less, a reservation counts in the windows it is in."""
+
+    at: datetime
+    source: str
+    type: str
+    requests: int
+    microusd: int
+
+
+async def _add_to_windows(connection: AsyncConnection, changes: Sequence[_Change]) -> None:
+    """Add each change to the windows its reservation is still in (those with `upto` before it)."""
     await connection.execute(
         text(f"""
             UPDATE imagepipe.windows w
             SET requests = w.requests + change.requests, microusd = w.microusd + change.microusd
             FROM (
-                SELECT w.scope, w.span_seconds, sum(delta.requests) AS requests,
-                       sum(delta.microusd) AS microusd
-                FROM unnest(CAST(:ids AS uuid[]), CAST(:requests AS bigint[]),
-                            CAST(:microusd AS bigint[])) AS delta (id, requests, microusd)
-                JOIN imagepipe.reservations r ON r.id = delta.id
+                SELECT w.scope, w.span_seconds, sum(r.requests) AS requests,
+                       sum(r.microusd) AS microusd
+                FROM unnest(CAST(:at AS timestamptz[]), CAST(:sources AS text[]),
+                            CAST(:types AS text[]), CAST(:requests AS bigint[]),
+                            CAST(:microusd AS bigint[])) AS r (at, source, type, requests, microusd)
                 JOIN imagepipe.windows w ON w.upto < r.at AND {IN_SCOPE}
                 GROUP BY w.scope, w.span_seconds
             ) change
             WHERE w.scope = change.scope AND w.span_seconds = change.span_seconds
-        """),  # noqa: S608
-        {"ids": ids, "requests": requests, "microusd": microusd},
+        """),
+        {
+            "at": [change.at for change in changes],
+            "sources": [change.source for change in changes],
+            "types": [change.type for change in changes],
+            "requests": [change.requests for change in changes],
+            "microusd": [change.microusd for change in changes],
+        },
     )
 
 
@@ -233,7 +260,7 @@ async def count(connection: AsyncConnection, limit: Limit, at: datetime) -> tupl
                 FROM imagepipe.reservations r, (SELECT CAST(:scope AS text) AS scope) w
                 WHERE r.at > CAST(:at AS timestamptz) - make_interval(secs => :span)
                   AND {IN_SCOPE}
-            """),  # noqa: S608
+            """),
             {"scope": limit.scope, "span": limit.span_seconds, "at": at},
         )
     ).one()
@@ -265,7 +292,7 @@ async def room_at(
                 )
                 SELECT max(at) + make_interval(secs => :span) FROM leaving
                 WHERE requests + 1 > :max_requests OR microusd + :amount > :max_microusd
-            """),  # noqa: S608
+            """),
             {
                 "scope": limit.scope,
                 "span": limit.span_seconds,
@@ -343,6 +370,6 @@ async def _build_window(connection: AsyncConnection, scope: str, span: int) -> N
             LEFT JOIN imagepipe.reservations r ON r.at > edge.upto AND {IN_SCOPE}
             GROUP BY w.scope, edge.upto
             ON CONFLICT DO NOTHING
-        """),  # noqa: S608
+        """),
         {"scope": scope, "span": span},
     )

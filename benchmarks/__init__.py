@@ -1,0 +1,1 @@
+"""What is measured, and against what; each module is one measurement and runs by itself."""
