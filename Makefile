@@ -27,7 +27,7 @@ test: $(VENV)/installed-dev ## run every test (ARGS="-k fingerprint" for some)
 	@echo "==> Apache Kafka's jars, for the tests (fetched once, with Java and Maven)"
 	@$(BIN)/python -m tests.kafka.jars || echo "    going on: the tests say which Kafka they use"
 	@echo "==> Tests"
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 $(ARGS)
 
 chaos: $(VENV)/installed-dev ## kill running workers 200 times, then audit (SEED=2 for another run)
 	@echo "==> Apache Kafka's jars (fetched once, with Java and Maven)"
