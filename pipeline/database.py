@@ -21,7 +21,7 @@ TRANSIENT_CLASSES = ("08", "40", "53", "57")
 """SQLSTATE classes that pass by themselves: connection, rollback (serialisation, deadlock),
 resources, operator intervention (shutdown, restart)."""
 
-TRANSIENT_STATES = ("25006", "55P03")
+TRANSIENT_STATES = ("25006", "25P03", "55P03")
 """Read-only transaction (a primary just demoted), lock not available (a lock timeout)."""
 
 FIRST_PAUSE = 0.1  # seconds before a transaction's second try, doubling
@@ -39,7 +39,8 @@ def create_engine(url: str, *, pool_size: int = 10) -> AsyncEngine:
 
     Whatever the server's defaults are, transactions are READ COMMITTED (what is read after a lock
     is what its last holder left) and instants come in UTC (Python's arithmetic on any other zone
-    is wrong by an hour across a clock change).
+    is wrong by an hour across a clock change). A transaction in which nothing happens for a minute
+    is ended by the server: a frozen worker would hold the ledger's lock for everybody.
     """
     options = make_url(url).query.get("options", "")
     return create_async_engine(
@@ -51,7 +52,7 @@ def create_engine(url: str, *, pool_size: int = 10) -> AsyncEngine:
         connect_args={
             "connect_timeout": 5,
             "application_name": "imagepipe",
-            "options": f"{options} -c timezone=UTC",
+            "options": f"{options} -c timezone=UTC -c idle_in_transaction_session_timeout=60s",
             "keepalives_idle": 30,
             "keepalives_interval": 10,
             "keepalives_count": 3,
