@@ -22,7 +22,8 @@ TRANSIENT_CLASSES = ("08", "40", "53", "57")
 resources, operator intervention (shutdown, restart)."""
 
 TRANSIENT_STATES = ("25006", "25P03", "55P03")
-"""Read-only transaction (a primary just demoted), lock not available (a lock timeout)."""
+"""Read-only transaction (a primary just demoted), idle in a transaction for too long (a frozen
+worker), lock not available (a lock timeout)."""
 
 FIRST_PAUSE = 0.1  # seconds before a transaction's second try, doubling
 LONGEST_PAUSE = 5.0  # seconds
