@@ -10,17 +10,14 @@ from pipeline.wiring import Worker
 class Announce(Service):
     """Publishes outcomes and dead letters, at least once."""
 
-    worker: Worker
-
-    @classmethod
-    def of(cls, worker: Worker) -> type["Announce"]:
-        """The service of one worker (Faust makes the instance itself)."""
-        return type("Announce", (cls,), {"worker": worker, "abstract": False})
+    def __init__(self, worker: Worker) -> None:
+        super().__init__()
+        self._worker = worker
 
     async def on_start(self) -> None:
-        self._loop_task = asyncio.create_task(self.worker.relay.run())
+        self._loop_task = asyncio.create_task(self._worker.relay.run())
 
     async def on_stop(self) -> None:
-        self.worker.relay.stop()
+        self._worker.relay.stop()
         await self._loop_task
-        await self.worker.close()
+        await self._worker.close()

@@ -6,16 +6,17 @@ and `Announce`. They share nothing but the database and a nudge when there is wo
 
 import sys
 import tempfile
+from collections.abc import Iterable
 
 import faust
 import structlog
 from faust.app import BootStrategy
+from mode.types import ServiceT
 
 from agents.announce import Announce
 from agents.generate import Generate
 from agents.intake import intake
 from pipeline import logs, migrate, topics, wiring
-from pipeline.rules.catalogue import Model
 from pipeline.settings import Settings, SettingsError, load
 
 log = structlog.get_logger()
@@ -34,14 +35,22 @@ class App(faust.App):
 
     BootStrategy = WithoutWeb
     settings: Settings
-    model: Model
+    worker: wiring.Worker
+
+    def on_init_dependencies(self) -> Iterable[ServiceT]:
+        """Generate and Announce come first: they start without waiting for partitions, which takes
+        a session's time after a crash, and stop last, when intake has finished its batch.
+        Announce outlives Generate, and closes the worker."""
+        loops = [Announce(self.worker), Generate(self.worker)]
+        return [*loops, *super().on_init_dependencies()]
 
     async def on_first_start(self) -> None:
-        if self.model.shutdown_date:
+        model = self.worker.model
+        if model.shutdown_date:
             log.warning(
                 "the configured model is being shut down",
-                model=self.model.name,
-                on=str(self.model.shutdown_date),
+                model=model.name,
+                on=str(model.shutdown_date),
             )
         await migrate.wait_until_current(self.settings.database_url)
         await topics.wait_until_ensured(self.settings)
@@ -66,7 +75,7 @@ def create_app(settings: Settings, worker: wiring.Worker) -> faust.App:
         datadir=tempfile.gettempdir(),  # there are no tables: nothing is ever written there
         logging_config=logs.config(),
     )
-    app.settings, app.model = settings, worker.model
+    app.settings, app.worker = settings, worker
     topic = app.topic(
         settings.topic_entity_created,
         key_type=bytes,
@@ -75,8 +84,6 @@ def create_app(settings: Settings, worker: wiring.Worker) -> faust.App:
         value_serializer="raw",
     )
     app.agent(topic, name="intake", concurrency=1)(intake(worker, settings.batch_size))
-    app.service(Announce.of(worker))  # started first, so stopped last: it closes the worker
-    app.service(Generate.of(worker))
     return app
 
 

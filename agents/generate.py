@@ -10,18 +10,15 @@ from pipeline.wiring import Worker
 class Generate(Service):
     """Buys pictures beside the stream, never inside it."""
 
-    worker: Worker
-
-    @classmethod
-    def of(cls, worker: Worker) -> type["Generate"]:
-        """The service of one worker (Faust makes the instance itself)."""
-        return type("Generate", (cls,), {"worker": worker, "abstract": False})
+    def __init__(self, worker: Worker) -> None:
+        super().__init__()
+        self._worker = worker
 
     async def on_start(self) -> None:
-        self._loop_task = asyncio.create_task(self.worker.generator.run())
+        self._loop_task = asyncio.create_task(self._worker.generator.run())
 
     async def on_stop(self) -> None:
         """Pictures in hand are being paid: they are seen to the end before the worker leaves."""
-        await self.worker.generator.stop()
+        await self._worker.generator.stop()
         await self._loop_task
-        self.worker.relay.wake.set()
+        self._worker.relay.wake.set()

@@ -7,6 +7,7 @@ whatever happens to the worker afterwards, that money stays held until somebody 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from uuid import UUID
 
 from sqlalchemy import text
@@ -17,7 +18,9 @@ from pipeline.answers import Topics
 from pipeline.ids import time_ordered
 from pipeline.ledger import OpenBooks, Reservation
 from pipeline.ports import ImageCall
+from pipeline.rules.lifecycle import Source
 from pipeline.rules.limits import Limit, Purchase, admit
+from schemas.request import ImageType
 
 SPOOL_LIMIT = 2**30  # bytes
 
@@ -114,32 +117,45 @@ async def _candidates(
     The last happens to a job beside one that cannot be joined (late bytes, skipCache): it waits
     for that asset. Received bytes are committed under the ledger's lock, which we hold.
     """
+    open_scopes = [
+        (source.value, type_.value)
+        for source, type_ in product(Source, ImageType)
+        if not {f"source:{source}", f"type:{type_}"} & set(closed)
+    ]
     rows = await connection.execute(
         text("""
             SELECT j.id, j.model, j.prompt, j.size, j.quality, j.style, j.output_format,
                    j.source, j.type, j.bound_microusd, j.joinable, j.context_hash, j.prompt_hash,
                    coalesce((SELECT c.failures > 0 FROM imagepipe.circuits c
                              WHERE c.model = j.model), false) AS probe
-            FROM imagepipe.jobs j
-            WHERE j.state = 'queued' AND j.due_at <= clock_timestamp()
-              AND NOT ('source:' || j.source = ANY(CAST(:closed AS text[])))
-              AND NOT ('type:' || j.type = ANY(CAST(:closed AS text[])))
-              AND NOT EXISTS (
-                  SELECT FROM imagepipe.limits l
-                  WHERE l.scope IN ('global', 'source:' || j.source, 'type:' || j.type)
-                    AND (l.max_requests < 1 OR l.max_microusd < j.bound_microusd))
-              AND NOT (j.joinable AND EXISTS (
-                  SELECT FROM imagepipe.jobs received
-                  WHERE received.state = 'generated' AND
-                        (received.context_hash = j.context_hash
-                         OR received.prompt_hash = j.prompt_hash)))
-              AND NOT EXISTS (
-                  SELECT FROM imagepipe.circuits c
-                  WHERE c.model = j.model AND c.paused_until > clock_timestamp())
+            FROM unnest(CAST(:sources AS text[]), CAST(:types AS text[])) AS open (source, type)
+            CROSS JOIN LATERAL (
+                SELECT j.id FROM imagepipe.jobs j
+                WHERE j.state = 'queued' AND j.due_at <= clock_timestamp()
+                  AND j.source = open.source AND j.type = open.type
+                  AND NOT EXISTS (
+                      SELECT FROM imagepipe.limits l
+                      WHERE l.scope IN ('global', 'source:' || j.source, 'type:' || j.type)
+                        AND (l.max_requests < 1 OR l.max_microusd < j.bound_microusd))
+                  AND NOT (j.joinable AND EXISTS (
+                      SELECT FROM imagepipe.jobs received
+                      WHERE received.state = 'generated' AND
+                            (received.context_hash = j.context_hash
+                             OR received.prompt_hash = j.prompt_hash)))
+                  AND NOT EXISTS (
+                      SELECT FROM imagepipe.circuits c
+                      WHERE c.model = j.model AND c.paused_until > clock_timestamp())
+                ORDER BY j.priority DESC, j.sequence LIMIT :wanted
+            ) best
+            JOIN imagepipe.jobs j ON j.id = best.id AND j.state = 'queued'
             ORDER BY j.priority DESC, j.sequence
             LIMIT :wanted FOR UPDATE OF j SKIP LOCKED
         """),
-        {"wanted": wanted, "closed": list(closed)},
+        {
+            "wanted": wanted,
+            "sources": [source for source, _ in open_scopes],
+            "types": [type_ for _, type_ in open_scopes],
+        },
     )
     probed: set[str] = set()
     candidates: list[_Candidate] = []

@@ -171,6 +171,8 @@ jobs = sa.Table(
     ),
     sa.Index(
         "jobs_queue",
+        "source",
+        "type",
         sa.text("priority DESC"),
         "sequence",
         postgresql_where=sa.text("state = 'queued'"),
