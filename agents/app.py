@@ -73,7 +73,7 @@ def create_app(settings: Settings, worker: wiring.Worker) -> faust.App:
         topic_disable_leader=True,
         topic_allow_declare=False,  # `pipeline.topics` creates them all, before this starts
         datadir=tempfile.gettempdir(),  # there are no tables: nothing is ever written there
-        logging_config=logs.config(),
+        logging_config=logs.config(settings.log_format),
     )
     app.settings, app.worker = settings, worker
     topic = app.topic(
@@ -103,9 +103,9 @@ def _credentials(settings: Settings) -> object:
     )
 
 
-logs.configure()
 try:
     _settings = load()
+    logs.configure(_settings.log_format)
     app = create_app(_settings, wiring.worker(_settings))
 except SettingsError as error:
     sys.stderr.write(f"imagepipe: {error}\n")

@@ -4,6 +4,7 @@ import asyncio
 
 from mode import Service
 
+from pipeline import notices
 from pipeline.wiring import Worker
 
 
@@ -15,10 +16,14 @@ class Generate(Service):
         self._worker = worker
 
     async def on_start(self) -> None:
-        self._loop_task = asyncio.create_task(self._worker.generator.run())
+        generator, settings = self._worker.generator, self._worker.settings
+        self._loop_task = asyncio.create_task(generator.run())
+        listening = notices.listen(settings.database_url, "imagepipe_queued", generator.wake)
+        self._listen_task = asyncio.create_task(listening)
 
     async def on_stop(self) -> None:
         """Pictures in hand are being paid: they are seen to the end before the worker leaves."""
+        self._listen_task.cancel()
         await self._worker.generator.stop()
         await self._loop_task
         self._worker.relay.wake.set()

@@ -1,17 +1,19 @@
 """The outcomes of a request as messages: image-ready, image-failed, image-deferred."""
 
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
 from pipeline.assets import StoredAsset
-from pipeline.messages import Message, outcome_message
+from pipeline.messages import Head, Message, outcome_head, outcome_key, outcome_message
+from pipeline.preparation import Prepared
 from pipeline.requests import Asker
 from pipeline.rules.limits import Limit
 from pipeline.rules.retries import ErrorClass
 from schemas import outcomes
 from schemas.request import Entity, EntityType
-from schemas.wire import usd
+from schemas.wire import rfc3339, usd
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,38 @@ def ready(topics: Topics, asker: Asker, asset: StoredAsset, price: Price) -> Mes
         cost=outcomes.Cost(usd=usd(price.microusd), basis=price.basis),
     )
     return _message(topics.ready, "ready", asker, data, ordinal=1)
+
+
+def ready_head(prepared: Prepared, occurred_at: datetime) -> Head:
+    """Key and headers of the `image-ready` that answers a request from the cache."""
+    return outcome_head(
+        "ready",
+        outcome_key(prepared.request.upload.entity, prepared.id),
+        event_source=prepared.event_source,
+        event_id=prepared.event_id,
+        ordinal=1,
+        occurred_at=occurred_at,
+        traceparent=prepared.traceparent,
+    )
+
+
+def ready_without_asset(prepared: Prepared, occurred_at: datetime) -> str:
+    """What `image-ready` says of a request that is answered from the cache, as JSON, before its
+    sequence number and its asset are known: the rest is added by `pipeline.hits`."""
+    entity = prepared.request.upload.entity
+    said = {
+        "requestId": str(prepared.id),
+        "entity": {"type": entity.type.value, "id": entity.id} if entity else None,
+        "causation": {"source": prepared.event_source, "id": prepared.event_id},
+        "occurredAt": rfc3339(occurred_at),
+        "cached": True,
+        "alt": prepared.request.alt.text,
+        "contextHash": prepared.context_hash,
+        "hashVersion": prepared.hash_version,
+        "cost": {"usd": 0, "basis": FREE.basis},
+        "provenance": {"aiGenerated": True, "digitalSourceType": outcomes.AI_SOURCE_TYPE},
+    }
+    return json.dumps(said, ensure_ascii=False)
 
 
 def failed(
@@ -122,13 +156,4 @@ def _message(
     data: outcomes.Outcome,
     ordinal: int,
 ) -> Message:
-    return outcome_message(
-        topic,
-        kind,
-        data,
-        event_source=asker.event_source,
-        event_id=asker.event_id,
-        ordinal=ordinal,
-        occurred_at=data.occurred_at,
-        traceparent=asker.traceparent,
-    )
+    return outcome_message(topic, kind, data, ordinal=ordinal, traceparent=asker.traceparent)

@@ -42,13 +42,16 @@ class StoredAsset:
     size: str
     quality: str
     revised_prompt: str | None
+    cost_microusd: int
 
 
 ASSET = """
-    a.id, a.cloudinary_public_id, a.cloudinary_secure_url, a.width, a.height, a.format, a.bytes,
-    a.context_hash, a.prompt_hash, a.created_at, a.generation_metadata ->> 'sha256',
-    a.generation_metadata ->> 'model', a.generation_metadata ->> 'size',
-    a.generation_metadata ->> 'quality', a.generation_metadata ->> 'revisedPrompt'
+    a.id, a.cloudinary_public_id AS public_id, a.cloudinary_secure_url AS url, a.width, a.height,
+    a.format, a.bytes, a.context_hash, a.prompt_hash, a.created_at,
+    a.generation_metadata ->> 'sha256' AS sha256, a.generation_metadata ->> 'model' AS model,
+    a.generation_metadata ->> 'size' AS size, a.generation_metadata ->> 'quality' AS quality,
+    a.generation_metadata ->> 'revisedPrompt' AS revised_prompt,
+    CAST(a.generation_metadata ->> 'costMicroUsd' AS bigint) AS cost_microusd
 """
 """The columns of a `StoredAsset`, in order, of a table called a."""
 

@@ -8,15 +8,16 @@ whatever happens to the worker afterwards, that money stays held until somebody 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pipeline import assets, circuits, completion, ledger
 from pipeline.answers import Topics
 from pipeline.ids import time_ordered
-from pipeline.ledger import OpenBooks, Reservation
+from pipeline.ledger import Reservation
 from pipeline.ports import ImageCall
 from pipeline.rules.lifecycle import Source
 from pipeline.rules.limits import Limit, Purchase, admit
@@ -32,6 +33,14 @@ class Claimed:
     job_id: UUID
     attempt_id: UUID
     call: ImageCall
+    event_id: str  # of the request that opened the job
+    traceparent: str | None
+
+    @property
+    def trace(self) -> dict[str, str]:
+        """What the log says with every line about it."""
+        found = {"job": str(self.job_id), "event_id": self.event_id}
+        return found | ({"traceparent": self.traceparent} if self.traceparent else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +79,10 @@ async def claim(
     if not await _anything_due(connection) or await _spool_is_full(connection, spool_limit):
         return result
     opened = await ledger.open_books(connection)
+    paid = await _reserved(connection, slots)
+    paid = await _answer_existing(connection, paid, result, topics, trial=trial)
+    await _start(connection, paid, call_timeout, call_margin)
+    result.claimed += [candidate.claimed for candidate in paid]
     while len(result.claimed) < slots and "global" not in result.heads:
         found = await _candidates(connection, slots - len(result.claimed), result.heads)
         if not found:
@@ -78,7 +91,12 @@ async def claim(
         purchases = [candidate.purchase for candidate in queue]
         admission = admit(opened.books, purchases)
         admitted = [queue[index] for index in admission.admitted]
-        await _start(connection, opened, admitted, call_timeout, call_margin)
+        await ledger.reserve(
+            connection,
+            opened.now,
+            [Reservation(c.claimed.attempt_id, c.purchase, c.claimed.call.model) for c in admitted],
+        )
+        await _start(connection, admitted, call_timeout, call_margin)
         result.claimed += [candidate.claimed for candidate in admitted]
         for scope, (index, limits) in admission.heads.items():
             result.heads[scope] = Head(purchases[index], limits)
@@ -108,46 +126,72 @@ class _Candidate:
     prompt_hash: str
 
 
+_COLUMNS = """
+    j.id, j.reserved, j.model, j.prompt, j.size, j.quality, j.style, j.output_format, j.source,
+    j.type, j.bound_microusd, j.joinable, j.context_hash, j.prompt_hash,
+    (SELECT r.event_id FROM imagepipe.requests r WHERE r.id = j.id) AS event_id,
+    (SELECT r.traceparent FROM imagepipe.requests r WHERE r.id = j.id) AS traceparent,
+    coalesce((SELECT c.failures > 0 FROM imagepipe.circuits c WHERE c.model = j.model), false)
+        AS probe
+"""
+
+_MAY_BE_CALLED = """
+    j.state = 'queued' AND j.due_at <= clock_timestamp()
+    AND NOT (j.joinable AND EXISTS (
+        SELECT FROM imagepipe.jobs received
+        WHERE received.state = 'generated' AND
+              (received.context_hash = j.context_hash OR received.prompt_hash = j.prompt_hash)))
+    AND NOT EXISTS (
+        SELECT FROM imagepipe.circuits c
+        WHERE c.model = j.model AND c.paused_until > clock_timestamp())
+"""
+"""Due, not of a model nobody may call, and not a picture that was received and is being uploaded.
+
+The last happens to a job beside one that cannot be joined (late bytes, skipCache): it waits for
+that asset. Received bytes are committed under the ledger's lock, which we hold.
+"""
+
+
+async def _reserved(connection: AsyncConnection, wanted: int) -> list[_Candidate]:
+    """The best due jobs that have their money (`pipeline.admission`), locked."""
+    rows = await connection.execute(
+        text(f"""
+            SELECT {_COLUMNS}
+            FROM imagepipe.jobs j
+            WHERE j.reserved IS NOT NULL AND {_MAY_BE_CALLED}
+            ORDER BY j.priority DESC, j.sequence
+            LIMIT :wanted FOR UPDATE OF j SKIP LOCKED
+        """),
+        {"wanted": wanted},
+    )
+    return _candidates_of(rows)
+
+
 async def _candidates(
     connection: AsyncConnection, wanted: int, closed: Iterable[str]
 ) -> list[_Candidate]:
-    """The best due jobs, locked, without those that stand behind a head, could never fit a
-    limit, want a model nobody may call, or whose picture was received and is being uploaded.
-
-    The last happens to a job beside one that cannot be joined (late bytes, skipCache): it waits
-    for that asset. Received bytes are committed under the ledger's lock, which we hold.
-    """
+    """The best due jobs that need money, locked, without those that stand behind a head or could
+    never fit a limit. Each open scope is asked for its best, so the others are not even read."""
     open_scopes = [
         (source.value, type_.value)
         for source, type_ in product(Source, ImageType)
         if not {f"source:{source}", f"type:{type_}"} & set(closed)
     ]
     rows = await connection.execute(
-        text("""
-            SELECT j.id, j.model, j.prompt, j.size, j.quality, j.style, j.output_format,
-                   j.source, j.type, j.bound_microusd, j.joinable, j.context_hash, j.prompt_hash,
-                   coalesce((SELECT c.failures > 0 FROM imagepipe.circuits c
-                             WHERE c.model = j.model), false) AS probe
+        text(f"""
+            SELECT {_COLUMNS}
             FROM unnest(CAST(:sources AS text[]), CAST(:types AS text[])) AS open (source, type)
             CROSS JOIN LATERAL (
                 SELECT j.id FROM imagepipe.jobs j
-                WHERE j.state = 'queued' AND j.due_at <= clock_timestamp()
-                  AND j.source = open.source AND j.type = open.type
+                WHERE j.source = open.source AND j.type = open.type AND j.reserved IS NULL
+                  AND {_MAY_BE_CALLED}
                   AND NOT EXISTS (
                       SELECT FROM imagepipe.limits l
                       WHERE l.scope IN ('global', 'source:' || j.source, 'type:' || j.type)
                         AND (l.max_requests < 1 OR l.max_microusd < j.bound_microusd))
-                  AND NOT (j.joinable AND EXISTS (
-                      SELECT FROM imagepipe.jobs received
-                      WHERE received.state = 'generated' AND
-                            (received.context_hash = j.context_hash
-                             OR received.prompt_hash = j.prompt_hash)))
-                  AND NOT EXISTS (
-                      SELECT FROM imagepipe.circuits c
-                      WHERE c.model = j.model AND c.paused_until > clock_timestamp())
                 ORDER BY j.priority DESC, j.sequence LIMIT :wanted
             ) best
-            JOIN imagepipe.jobs j ON j.id = best.id AND j.state = 'queued'
+            JOIN imagepipe.jobs j ON j.id = best.id AND j.state = 'queued' AND j.reserved IS NULL
             ORDER BY j.priority DESC, j.sequence
             LIMIT :wanted FOR UPDATE OF j SKIP LOCKED
         """),
@@ -157,6 +201,11 @@ async def _candidates(
             "types": [type_ for _, type_ in open_scopes],
         },
     )
+    return _candidates_of(rows)
+
+
+def _candidates_of(rows: Iterable[Row[Any]]) -> list[_Candidate]:
+    """One call only to a model that is being probed."""
     probed: set[str] = set()
     candidates: list[_Candidate] = []
     for row in rows:
@@ -167,7 +216,9 @@ async def _candidates(
         call = ImageCall(row.model, row.prompt, row.size, row.quality, row.style, row.output_format)
         candidates.append(
             _Candidate(
-                Claimed(row.id, time_ordered(), call),
+                Claimed(
+                    row.id, row.reserved or time_ordered(), call, row.event_id, row.traceparent
+                ),
                 Purchase(row.source, row.type, row.bound_microusd),
                 row.joinable,
                 row.context_hash,
@@ -206,19 +257,17 @@ async def _answer_existing(
 
 async def _start(
     connection: AsyncConnection,
-    opened: OpenBooks,
     candidates: Sequence[_Candidate],
     call_timeout: float,
     call_margin: float,
 ) -> None:
-    """Reserve, and write each attempt down as started, with the moment it is given up."""
+    """Write each attempt down as started, with the moment it is given up; its money is held.
+
+    From now on a job goes on whether its clients stay or leave.
+    """
     if not candidates:
         return
     claimed = [candidate.claimed for candidate in candidates]
-    reservations = [
-        Reservation(c.claimed.attempt_id, c.purchase, c.claimed.call.model) for c in candidates
-    ]
-    await ledger.reserve(connection, opened.now, reservations)
     await circuits.probing(connection, {c.call.model for c in claimed}, call_timeout)
     await connection.execute(
         text("""
@@ -231,11 +280,13 @@ async def _start(
                 INSERT INTO imagepipe.attempts (id, job_id, state, call_deadline)
                 SELECT attempt_id, job_id, 'started', deadline FROM new
             ), waiting AS (
-                UPDATE imagepipe.requests r SET deferred_at = NULL FROM new
-                WHERE r.job_id = new.job_id AND r.state = 'waiting' AND r.deferred_at IS NOT NULL
+                UPDATE imagepipe.requests r SET deferred_at = NULL, attended_until = NULL FROM new
+                WHERE r.job_id = new.job_id AND r.state = 'waiting'
+                  AND (r.deferred_at IS NOT NULL OR r.attended_until IS NOT NULL)
             )
             UPDATE imagepipe.jobs j
-            SET state = 'generating', lease = new.attempt_id, lease_until = new.deadline
+            SET state = 'generating', reserved = NULL, lease = new.attempt_id,
+                lease_until = new.deadline
             FROM new WHERE j.id = new.job_id AND j.state = 'queued'
         """),
         {

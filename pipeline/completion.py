@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pipeline import answers, assets, jobs, outbox, requests
+from pipeline import answers, assets, jobs, notices, outbox, requests
 from pipeline.answers import FREE, Price, Topics
 from pipeline.assets import ASSET_TYPES, StoredAsset
 from pipeline.errors import OutsideError
@@ -113,6 +113,7 @@ async def _answer_ready(
             for asker, price in zip(waiting, prices, strict=True)
         ],
     )
+    await notices.tell_finished(connection, waiting)
 
 
 def _asset_values(
@@ -142,6 +143,7 @@ def _asset_values(
         "ai_generated": True,
         "generation_metadata": {
             "job": str(job.id),
+            "type": job.type,
             "attempt": str(bought.id),
             "prompt": job.prompt,
             "revisedPrompt": bought.revised_prompt,

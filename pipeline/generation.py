@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from pipeline import claims, completion, deferral, settlement
+from pipeline import attendance, claims, completion, deferral, settlement
 from pipeline.answers import Topics
 from pipeline.claims import Claim, Claimed
 from pipeline.database import insist, is_transient, transact
@@ -128,15 +128,17 @@ class Generator:
                 connection, patience=work.patience, topics=work.topics
             )
         async with self._engine.begin() as connection:
+            abandoned = await attendance.clear(connection, work.topics)
+        async with self._engine.begin() as connection:
             uploads = await claim_uploads(
                 connection, slots=self._free, lease_seconds=work.upload_lease
             )
         for job_id in uploads:
-            self._spawn(self._store(job_id))
+            self._spawn(self._store(job_id), job=str(job_id))
         claim = await self._claim()
         async with self._engine.begin() as connection:
             deferred = await deferral.announce_waiting(connection, claim.heads, topics=work.topics)
-        if expired or deferred or claim.hits:
+        if expired or abandoned or deferred or claim.hits:
             self._announce()
         return bool(expired or uploads or claim.claimed or claim.hits)
 
@@ -165,11 +167,13 @@ class Generator:
         if claim.claimed:
             reach("claim.after_commit")
         for claimed in claim.claimed:
-            self._spawn(self._buy(claimed, started))
+            self._spawn(self._buy(claimed, started), **claimed.trace)
         return claim
 
-    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(coroutine)
+    def _spawn(self, coroutine: Coroutine[None, None, None], **trace: str) -> None:
+        """Run it beside us; whatever it logs says whose job it is."""
+        with structlog.contextvars.bound_contextvars(**trace):
+            task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
@@ -193,7 +197,7 @@ class Generator:
             await self._failed(claimed, error)
             return
         except Exception as error:
-            log.exception("the image model's adapter failed", job=str(claimed.job_id))
+            log.exception("the image model's adapter failed")
             unknown = OutcomeUnknown("internal_error", f"{type(error).__name__} in the adapter")
             await self._failed(claimed, unknown)
             return
@@ -217,7 +221,7 @@ class Generator:
 
     async def _failed(self, claimed: Claimed, error: OutsideError) -> None:
         work = self._work
-        log.warning("generation failed", job=str(claimed.job_id), error=str(error))
+        log.warning("generation failed", error=str(error))
 
         async def record(connection: AsyncConnection) -> None:
             await settlement.record_failure(
@@ -247,9 +251,7 @@ class Generator:
                 stored = await self._host.store(upload)
             reach("upload.after")
         except OutsideError as error:
-            log.warning(
-                "upload failed, the picture stays in the spool", job=str(job_id), error=str(error)
-            )
+            log.warning("upload failed, the picture stays in the spool", error=str(error))
             await transact(
                 self._engine, partial(completion.upload_failed, job_id=job_id, error=error)
             )

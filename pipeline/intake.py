@@ -1,17 +1,18 @@
 """Intake: one transaction that writes a batch of requests down and finds each one's picture.
 
-It runs a constant number of set-based statements for hits, and a few more where pictures are
-missing. Whoever calls it, agent, HTTP or command, commits before acknowledging anything.
+One set-based statement records the batch and answers its hits (`pipeline.hits`), a few more
+follow where pictures are missing. Whoever calls it, agent, HTTP or command, commits before
+acknowledging anything.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pipeline import answers, assets, jobs, outbox, refusals, requests
+from pipeline import answers, assets, hits, jobs, outbox, refusals, requests
 from pipeline.answers import FREE, Topics
 from pipeline.assets import StoredAsset
 from pipeline.preparation import Prepared
@@ -35,20 +36,23 @@ async def record(
 ) -> Recorded:
     """Record each request once; answer the hits, let the others join or open a job."""
     unique = _first_of_each_id(batch)
-    found = await _find(connection, unique, trial=trial)
-    sequences = await requests.insert(
-        connection, unique, {id_: asset.id for id_, asset in found.items()}
-    )
-    new = [p for p in unique if p.id in sequences]
-    askers = {p.id: requests.asker(p, sequences[p.id]) for p in new}
-    hits = {p.id: found[p.id] for p in new if p.id in found}
-    await _answer(connection, askers, hits, topics)
-    missing = [p for p in new if p.id not in found]
+    entries = await hits.record(connection, unique, topics=topics, trial=trial)
+    new = [p for p in unique if p.id in entries]
+    askers = {p.id: requests.asker(p, entries[p.id].sequence) for p in new}
+    missing = [p for p in new if entries[p.id].asset is None]
     late = 0
     if missing:
         late = await _place(connection, missing, askers, topics=topics, trial=trial)
-    await refusals.supersede(connection, [(askers[p.id], p) for p in new], topics)
-    return Recorded(len(new), len(hits) + late, len(new) - len(hits) - late)
+    if _some_follow(new, entries):
+        await refusals.supersede(connection, [(askers[p.id], p) for p in new], topics)
+    answered = len(new) - len(missing) + late
+    return Recorded(len(new), answered, len(new) - answered)
+
+
+def _some_follow(new: Sequence[Prepared], entries: Mapping[UUID, hits.Entry]) -> bool:
+    """Whether an earlier request for the same entity waits, or is in this very batch."""
+    keys = [entity.key for p in new if (entity := p.request.upload.entity)]
+    return any(entry.follows for entry in entries.values()) or len(set(keys)) < len(keys)
 
 
 def _first_of_each_id(batch: Sequence[Prepared]) -> list[Prepared]:
@@ -69,26 +73,26 @@ async def _find(
         [p.prompt_hash for p in askable],
         trial=trial,
     )
-    hits = {p.id: found.get(p.context_hashes, p.prompt_hash) for p in askable}
-    return {id_: asset for id_, asset in hits.items() if asset}
+    best = {p.id: found.get(p.context_hashes, p.prompt_hash) for p in askable}
+    return {id_: asset for id_, asset in best.items() if asset}
 
 
 async def _answer(
     connection: AsyncConnection,
     askers: dict[UUID, Asker],
-    hits: dict[UUID, StoredAsset],
+    found: dict[UUID, StoredAsset],
     topics: Topics,
 ) -> None:
     """Everything a hit leaves behind: usage, the entity's picture, the outcome."""
-    if not hits:
+    if not found:
         return
-    await assets.count_uses(connection, Counter(asset.id for asset in hits.values()))
+    await assets.count_uses(connection, Counter(asset.id for asset in found.values()))
     await assets.link_entities(
-        connection, [(askers[id_], asset.id, True) for id_, asset in hits.items()]
+        connection, [(askers[id_], asset.id, True) for id_, asset in found.items()]
     )
     await outbox.add(
         connection,
-        [(answers.ready(topics, askers[id_], asset, FREE), id_) for id_, asset in hits.items()],
+        [(answers.ready(topics, askers[id_], asset, FREE), id_) for id_, asset in found.items()],
     )
 
 
@@ -111,12 +115,12 @@ async def _place(
         joined = await jobs.join(connection, waiting)
         await requests.attach(connection, joined)
         waiting = [p for p in waiting if p.id not in joined]
-        hits = await _find(connection, waiting, trial=trial)
-        for id_, asset in hits.items():
+        found = await _find(connection, waiting, trial=trial)
+        for id_, asset in found.items():
             await requests.finish_ready(connection, asset.id, paid=[], cached=[id_])
-        await _answer(connection, askers, hits, topics)
-        late += len(hits)
-        waiting = [p for p in waiting if p.id not in hits]
+        await _answer(connection, askers, found, topics)
+        late += len(found)
+        waiting = [p for p in waiting if p.id not in found]
         if not waiting:
             return late
         await jobs.open_missing(connection, waiting, askers)

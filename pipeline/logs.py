@@ -1,15 +1,22 @@
-"""Logging: one line an event, `time level event key=value`, on standard error."""
+"""Logging: one line an event on standard error, as `key=value` or as JSON.
+
+What is bound to the context (`structlog.contextvars`: the request's id, the job's, the event's,
+its traceparent) stands in every line that is logged while it is being dealt with.
+"""
 
 import logging.config
 import time
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 
 QUIET = ("aiokafka", "kafka", "httpx2", "httpcore2", "urllib3", "openai")
 """Libraries that are heard from errors on: what they warn of, we retry and say ourselves."""
 
+Format = Literal["console", "json"]
+
 SHARED: list[structlog.typing.Processor] = [
+    structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
     structlog.processors.format_exc_info,
@@ -34,7 +41,15 @@ class Seldom(logging.Filter):
         return True
 
 
-def config(level: str = "INFO") -> dict[str, Any]:
+RENDERERS: dict[Format, structlog.typing.Processor] = {
+    "console": structlog.processors.LogfmtRenderer(
+        key_order=["timestamp", "level", "event"], drop_missing=True
+    ),
+    "json": structlog.processors.JSONRenderer(ensure_ascii=False),
+}
+
+
+def config(form: Format = "console", level: str = "INFO") -> dict[str, Any]:
     """The standard library's logging, as a dictionary for `logging.config` (and for Faust)."""
     return {
         "version": 1,
@@ -45,9 +60,7 @@ def config(level: str = "INFO") -> dict[str, Any]:
                 "foreign_pre_chain": SHARED,
                 "processors": [
                     structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                    structlog.processors.LogfmtRenderer(
-                        key_order=["timestamp", "level", "event"], drop_missing=True
-                    ),
+                    RENDERERS[form],
                 ],
             }
         },
@@ -65,9 +78,9 @@ def config(level: str = "INFO") -> dict[str, Any]:
     }
 
 
-def configure(level: str = "INFO") -> None:
+def configure(form: Format = "console", level: str = "INFO") -> None:
     """Send structlog and the standard library's logging to standard error in one form."""
-    logging.config.dictConfig(config(level))
+    logging.config.dictConfig(config(form, level))
     structlog.configure(
         processors=[*SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.stdlib.BoundLogger,

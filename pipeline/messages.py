@@ -14,6 +14,7 @@ from uuid import UUID, uuid5
 
 from pipeline.events import Record
 from schemas.outcomes import Outcome
+from schemas.request import Entity
 from schemas.wire import rfc3339
 
 OutcomeKind = Literal["ready", "failed", "deferred"]
@@ -21,6 +22,14 @@ Headers = tuple[tuple[str, bytes | None], ...]
 
 _REQUESTS = UUID("b6a3d0f4-8d0d-4b0b-9a2b-3f1c7a54e201")
 _OUTCOMES = UUID("e0c5f7a2-61b9-4d55-8f0e-7d9b2c8a6f02")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A Kafka message without its value."""
+
+    key: bytes
+    headers: Headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +56,9 @@ def _derived(namespace: UUID, *components: str) -> UUID:
     return uuid5(namespace, "\0".join(components))  # decoding refuses NUL: no two lists join alike
 
 
-def outcome_message(
-    topic: str,
+def outcome_head(
     kind: OutcomeKind,
-    data: Outcome,
+    key: str,
     *,
     event_source: str,
     event_id: str,
@@ -58,13 +66,12 @@ def outcome_message(
     occurred_at: datetime,
     traceparent: str | None,
     source: str = "urn:imagepipe",
-) -> Message:
-    """The CloudEvent that tells an outcome.
+) -> Head:
+    """Key and CloudEvent attributes of a message that tells an outcome.
 
     `event_source`, `event_id` and `traceparent` are those of the event that is answered;
     `occurred_at` has a time zone; `source` is what `ce_source` says.
     """
-    key = data.entity.key if data.entity else str(data.request_id)
     headers = {
         "ce_specversion": "1.0",
         "ce_id": str(outcome_id(event_source, event_id, kind, ordinal)),
@@ -76,12 +83,35 @@ def outcome_message(
     }
     if traceparent is not None:
         headers["traceparent"] = traceparent
-    return Message(
-        topic=topic,
-        key=key.encode(),
-        value=data.model_dump_json().encode(),
-        headers=tuple((name, text.encode()) for name, text in headers.items()),
+    return Head(key.encode(), tuple((name, text.encode()) for name, text in headers.items()))
+
+
+def outcome_message(
+    topic: str,
+    kind: OutcomeKind,
+    data: Outcome,
+    *,
+    ordinal: int,
+    traceparent: str | None,
+    source: str = "urn:imagepipe",
+) -> Message:
+    """The CloudEvent that tells an outcome; `source` is what `ce_source` says."""
+    head = outcome_head(
+        kind,
+        outcome_key(data.entity, data.request_id),
+        event_source=data.causation.source,
+        event_id=data.causation.id,
+        ordinal=ordinal,
+        occurred_at=data.occurred_at,
+        traceparent=traceparent,
+        source=source,
     )
+    return Message(topic, head.key, data.model_dump_json().encode(), head.headers)
+
+
+def outcome_key(entity: Entity | None, request: UUID) -> str:
+    """The key of a request's outcomes: its entity's, or its own where it names none."""
+    return entity.key if entity else str(request)
 
 
 def dead_letter(

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pipeline import answers, outbox, requests
+from pipeline import answers, notices, outbox, requests
 from pipeline.answers import Topics
 from pipeline.preparation import Prepared
 from pipeline.requests import Asker
@@ -27,6 +27,9 @@ SUPERSEDED = Reason(
     "permanent", "superseded", "a newer event asks for another picture of the same entity"
 )
 CANCELLED = Reason("permanent", "cancelled", "an operator has cancelled the job")
+ABANDONED = Reason(
+    "permanent", "abandoned", "the client left before the picture was begun; nothing was bought"
+)
 
 
 async def refuse(
@@ -63,30 +66,38 @@ async def refuse(
     await outbox.add(
         connection, [(message, a.id) for message, a in zip(messages, askers, strict=True)]
     )
+    await notices.tell_finished(connection, askers)
 
 
 async def supersede(
     connection: AsyncConnection, newer: Sequence[tuple[Asker, Prepared]], topics: Topics
 ) -> None:
-    """End earlier requests that newer ones replace and nobody has paid for yet, and the jobs that
-    nobody waits for any more."""
+    """End earlier requests that newer ones replace and nobody has paid for yet, and their jobs."""
     replaced = await requests.supersede(connection, newer)
     for job_id, askers in replaced.items():
         await refuse(connection, job_id, askers, SUPERSEDED, topics)
-    if replaced:
-        await connection.execute(
-            text("""
-                UPDATE imagepipe.jobs j
-                SET state = 'failed', error_class = :class, error_code = :code,
-                    error_message = :message, finished_at = clock_timestamp()
-                WHERE j.id = ANY(:ids) AND j.state = 'queued' AND NOT EXISTS (
-                    SELECT FROM imagepipe.requests r
-                    WHERE r.job_id = j.id AND r.state = 'waiting')
-            """),
-            {
-                "ids": list(replaced),
-                "class": SUPERSEDED.error_class,
-                "code": SUPERSEDED.code,
-                "message": SUPERSEDED.message,
-            },
-        )
+    await end_deserted(connection, list(replaced), SUPERSEDED)
+
+
+async def end_deserted(
+    connection: AsyncConnection, job_ids: Sequence[UUID], reason: Reason
+) -> None:
+    """End those of the queued jobs for which nobody waits any more."""
+    if not job_ids:
+        return
+    await connection.execute(
+        text("""
+            UPDATE imagepipe.jobs j
+            SET state = 'failed', error_class = :class, error_code = :code,
+                error_message = :message, finished_at = clock_timestamp()
+            WHERE j.id = ANY(:ids) AND j.state = 'queued' AND NOT EXISTS (
+                SELECT FROM imagepipe.requests r
+                WHERE r.job_id = j.id AND r.state = 'waiting')
+        """),
+        {
+            "ids": list(job_ids),
+            "class": reason.error_class,
+            "code": reason.code,
+            "message": reason.message,
+        },
+    )

@@ -9,6 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pipeline.preparation import Prepared
 
+API = "urn:imagepipe:api"
+"""The source of requests over HTTP, beside those of events."""
+
 
 @dataclass(frozen=True, slots=True)
 class Asker:
@@ -54,62 +57,44 @@ def asker(prepared: Prepared, sequence: int) -> Asker:
     )
 
 
-async def insert(
-    connection: AsyncConnection, batch: Sequence[Prepared], hits: Mapping[UUID, UUID]
-) -> dict[UUID, int]:
-    """Record each request once, by its identity; those in `hits` (request -> asset) as answered.
+COLUMNS = (
+    "id, event_source, event_id, source, type, size, entity_type, entity_id, context_hash,"
+    " prompt_hash, hash_version, alt, alt_generated, data, traceparent"
+)
+"""The columns that are known when a request comes in, as `columns` gives them."""
 
-    Returns the sequence numbers of the new ones; a request that was known is not among them.
-    """
-    assets = [hits.get(p.id) for p in batch]
-    rows = await connection.execute(
-        text("""
-            INSERT INTO imagepipe.requests
-                (id, event_source, event_id, source, state, type, size, entity_type, entity_id,
-                 context_hash, prompt_hash, hash_version, alt, alt_generated, data, traceparent,
-                 asset_id, cached, finished_at)
-            SELECT id, event_source, event_id, source,
-                   CASE WHEN asset_id IS NULL THEN 'waiting' ELSE 'ready' END,
-                   type, size, entity_type, entity_id, context_hash, prompt_hash, hash_version,
-                   alt, alt_generated, CAST(data AS jsonb), traceparent, asset_id,
-                   CASE WHEN asset_id IS NOT NULL THEN true END,
-                   CASE WHEN asset_id IS NOT NULL THEN clock_timestamp() END
-            FROM unnest(
-                CAST(:ids AS uuid[]), CAST(:event_sources AS text[]), CAST(:event_ids AS text[]),
-                CAST(:sources AS text[]), CAST(:types AS text[]), CAST(:sizes AS text[]),
-                CAST(:entity_types AS text[]), CAST(:entity_ids AS text[]),
-                CAST(:context_hashes AS text[]), CAST(:prompt_hashes AS text[]),
-                CAST(:hash_versions AS smallint[]), CAST(:alts AS text[]),
-                CAST(:alts_generated AS boolean[]), CAST(:data AS text[]),
-                CAST(:traceparents AS text[]), CAST(:assets AS uuid[])
-            ) WITH ORDINALITY AS new (
-                id, event_source, event_id, source, type, size, entity_type, entity_id,
-                context_hash, prompt_hash, hash_version, alt, alt_generated, data, traceparent,
-                asset_id, place)
-            ORDER BY place
-            ON CONFLICT (id) DO NOTHING
-            RETURNING id, sequence
-        """),
-        {
-            "ids": [p.id for p in batch],
-            "event_sources": [p.event_source for p in batch],
-            "event_ids": [p.event_id for p in batch],
-            "sources": [p.source.value for p in batch],
-            "types": [p.request.type.value for p in batch],
-            "sizes": [p.request.size.value for p in batch],
-            "entity_types": [p.request.upload.entity_type for p in batch],
-            "entity_ids": [p.request.upload.entity_id for p in batch],
-            "context_hashes": [p.context_hash for p in batch],
-            "prompt_hashes": [p.prompt_hash for p in batch],
-            "hash_versions": [p.hash_version for p in batch],
-            "alts": [p.request.alt.text for p in batch],
-            "alts_generated": [p.request.alt.generated for p in batch],
-            "data": [p.request.model_dump_json(exclude_unset=True) for p in batch],
-            "traceparents": [p.traceparent for p in batch],
-            "assets": assets,
-        },
-    )
-    return {row.id: row.sequence for row in rows}
+PLACEHOLDERS = """
+    CAST(:ids AS uuid[]), CAST(:event_sources AS text[]), CAST(:event_ids AS text[]),
+    CAST(:sources AS text[]), CAST(:types AS text[]), CAST(:sizes AS text[]),
+    CAST(:entity_types AS text[]), CAST(:entity_ids AS text[]), CAST(:context_hashes AS text[]),
+    CAST(:prompt_hashes AS text[]), CAST(:hash_versions AS smallint[]), CAST(:alts AS text[]),
+    CAST(:alts_generated AS boolean[]), CAST(:data AS text[]), CAST(:traceparents AS text[])
+"""
+"""`columns` as arguments of `unnest`, in the order of `COLUMNS`."""
+
+COLUMNS_OF_ASKED = COLUMNS.replace("data,", "CAST(data AS jsonb),")
+"""`COLUMNS` of what `unnest` gives, as the table takes them."""
+
+
+def columns(batch: Sequence[Prepared]) -> dict[str, list[object]]:
+    """The values of `PLACEHOLDERS` for a batch."""
+    return {
+        "ids": [p.id for p in batch],
+        "event_sources": [p.event_source for p in batch],
+        "event_ids": [p.event_id for p in batch],
+        "sources": [p.source.value for p in batch],
+        "types": [p.request.type.value for p in batch],
+        "sizes": [p.request.size.value for p in batch],
+        "entity_types": [p.request.upload.entity_type for p in batch],
+        "entity_ids": [p.request.upload.entity_id for p in batch],
+        "context_hashes": [p.context_hash for p in batch],
+        "prompt_hashes": [p.prompt_hash for p in batch],
+        "hash_versions": [p.hash_version for p in batch],
+        "alts": [p.request.alt.text for p in batch],
+        "alts_generated": [p.request.alt.generated for p in batch],
+        "data": [p.request.model_dump_json(exclude_unset=True) for p in batch],
+        "traceparents": [p.traceparent for p in batch],
+    }
 
 
 async def attach(connection: AsyncConnection, jobs: Mapping[UUID, UUID]) -> None:

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from typing import Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
     AliasChoices,
@@ -151,6 +152,31 @@ class Settings(BaseSettings):
         False, description="pictures are stand-ins: marked so, they never answer live requests"
     )
 
+    api_host: str = Field("127.0.0.1", description="where the HTTP API listens")
+    api_port: int = Field(8000, ge=0, le=65535, description="0 takes a free one")
+    api_keys: SecretStr | None = Field(
+        None,
+        description="keys of the HTTP API, NAME:SCOPES:SHA256 separated by commas; made by"
+        " `imagepipe api-key`; without any it listens on loopback only",
+        examples=["cms:read+generate:9f86d081…"],
+    )
+    api_wait: float = Field(
+        180, ge=0, le=3600, description="seconds a POST waits for its picture before it answers 202"
+    )
+    api_cors_origins: str = Field(
+        "",
+        description="web pages that may call the API, separated by commas; none by default",
+        examples=["https://cms.example"],
+    )
+    timezone: str = Field("UTC", description="of the calendar days in statistics")
+    metrics_port: int = Field(
+        0, ge=0, le=65535, description="where a worker serves /metrics; 0: nowhere"
+    )
+    metrics_host: str = Field("127.0.0.1", description="where a worker serves /metrics")
+    log_format: Literal["console", "json"] = Field(
+        "console", description="console (key=value) or json"
+    )
+
     fault: str | None = Field(
         None,
         description="for tests: die or freeze at a fault point (pipeline/faultpoints.py)",
@@ -171,6 +197,15 @@ class Settings(BaseSettings):
             if not re.fullmatch(r"\s*[^\s/:]+:\d{1,5}\s*|\s*\[[0-9a-fA-F:]+\]:\d{1,5}\s*", server):
                 raise ValueError(f"{server.strip()!r} is not host:port")
         return servers
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError):
+            raise ValueError(f"{name!r} is no time zone of the IANA database") from None
+        return name
 
     @model_validator(mode="after")
     def _one_cloudinary(self) -> Self:

@@ -101,6 +101,7 @@ requests = sa.Table(
     sa.Column("failures", sa.Integer, nullable=False, server_default="0"),  # said so far
     sa.Column("deferrals", sa.Integer, nullable=False, server_default="0"),
     _instant("deferred_at", nullable=True),  # said so during the present wait
+    _instant("attended_until", nullable=True),  # over HTTP, while somebody waits for a start
     _instant("received_at", default=True),
     _instant("finished_at", nullable=True),
     sa.PrimaryKeyConstraint("id"),
@@ -119,6 +120,11 @@ requests = sa.Table(
     ),
     sa.Index("requests_finished", "finished_at", postgresql_where=sa.text("cached")),
     sa.Index("requests_of_asset", "asset_id", postgresql_where=sa.text("asset_id IS NOT NULL")),
+    sa.Index(
+        "requests_attended",
+        "attended_until",
+        postgresql_where=sa.text("state = 'waiting' AND attended_until IS NOT NULL"),
+    ),
     schema=SCHEMA,
 )
 
@@ -150,6 +156,7 @@ jobs = sa.Table(
     _instant("due_at", default=True),
     _uuid("lease"),  # the attempt, or the upload, that has the job in hand
     _instant("lease_until", nullable=True),
+    _uuid("reserved"),  # a reservation made for this job before an attempt: the attempt's id to be
     _text("error_class", nullable=True),
     _text("error_code", nullable=True),
     _text("error_message", nullable=True),
@@ -183,6 +190,7 @@ jobs = sa.Table(
         postgresql_where=sa.text("state IN ('generating', 'generated')"),
     ),
     sa.Index("jobs_of_asset", "asset_id", postgresql_where=sa.text("asset_id IS NOT NULL")),
+    sa.Index("jobs_reserved", "id", postgresql_where=sa.text("reserved IS NOT NULL")),
     schema=SCHEMA,
 )
 
@@ -344,5 +352,20 @@ entity_images = sa.Table(
     sa.PrimaryKeyConstraint("request_id"),
     sa.Index("entity_images_of_entity", "entity_type", "entity_id"),
     sa.Index("entity_images_of_asset", "asset_id"),
+    schema=SCHEMA,
+)
+
+idempotency_keys = sa.Table(
+    "idempotency_keys",
+    metadata,
+    _text("owner"),  # the API key's name; empty where there are none
+    _text("key"),
+    _text("fingerprint"),  # SHA-256 of the body
+    _uuid("request_id", nullable=False),
+    sa.Column("status", sa.SmallInteger),  # the saved answer's, once there is one
+    sa.Column("answer", JSONB),
+    _instant("created_at", default=True),
+    sa.PrimaryKeyConstraint("owner", "key"),
+    sa.Index("idempotency_keys_created", "created_at"),
     schema=SCHEMA,
 )

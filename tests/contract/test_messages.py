@@ -47,10 +47,7 @@ def test_golden_outcomes(golden: dict[str, Any]) -> None:
         expected["topic"],
         outcome["kind"],
         data,
-        event_source=event.source,
-        event_id=event.id,
         ordinal=outcome["ordinal"],
-        occurred_at=data.occurred_at,
         traceparent=event.traceparent,
     )
     assert message.topic == expected["topic"]
@@ -79,10 +76,7 @@ def test_a_request_without_entity_has_its_id_as_key_and_instants_are_in_utc() ->
         "image-failed",
         "failed",
         data,
-        event_source="urn:http",
-        event_id="1",
         ordinal=1,
-        occurred_at=istanbul,
         traceparent=None,
         source="urn:imagepipe:test",
     )

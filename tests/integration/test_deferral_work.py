@@ -14,7 +14,7 @@ from tests.integration.builders import TOPICS, Steps, asked, global_limit
 from tests.integration.test_deferral import later, look
 
 FEW, MANY = 30, 300  # jobs that wait
-ROWS_OF_A_LOOK = 40  # two rounds of eight candidates, each found in an index and then read
+ROWS_OF_A_LOOK = 60  # two rounds of eight candidates: found in an index, read, and their requests
 AN_HOUR = 20  # jobs that may go in an hour
 
 TOUCHED = text("""

@@ -1,0 +1,58 @@
+"""Nudges between processes by LISTEN and NOTIFY: a hint that the tables are worth a look.
+
+A notice carries nothing and may get lost (a proxy that pools transactions drops all of them):
+whoever listens also looks by himself every so often. PostgreSQL takes one lock for the whole
+instance when a NOTIFY commits, so only what somebody waits for over HTTP is told.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import psycopg
+import structlog
+from psycopg import sql
+from sqlalchemy import make_url, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from pipeline.requests import API, Asker
+
+log = structlog.get_logger()
+
+Channel = Literal["imagepipe_queued", "imagepipe_finished"]
+
+AGAIN_AFTER = 2.0  # seconds before another try to listen
+
+
+async def tell_queued(connection: AsyncConnection) -> None:
+    """A job is worth a worker's look as soon as this commits."""
+    await _tell(connection, "imagepipe_queued")
+
+
+async def tell_finished(connection: AsyncConnection, askers: Iterable[Asker]) -> None:
+    """Requests are answered as soon as this commits; told if any of them came over HTTP."""
+    if any(asker.event_source == API for asker in askers):
+        await _tell(connection, "imagepipe_finished")
+
+
+async def _tell(connection: AsyncConnection, channel: Channel) -> None:
+    await connection.execute(text("SELECT pg_notify(:channel, '')"), {"channel": channel})
+
+
+async def listen(database_url: str, channel: Channel, nudge: Callable[[], None]) -> None:
+    """Call `nudge` at every notice, and whenever some may have been missed; ends by
+    cancellation. A database that is away is waited for."""
+    address = make_url(database_url).set(drivername="postgresql")
+    while True:
+        try:
+            connection = await psycopg.AsyncConnection.connect(
+                address.render_as_string(hide_password=False), autocommit=True, connect_timeout=5
+            )
+            async with connection:
+                await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+                nudge()
+                async for _ in connection.notifies():
+                    nudge()
+        except psycopg.Error as error:
+            log.debug("not listening", channel=channel, error=str(error).strip())
+        await asyncio.sleep(AGAIN_AFTER)
