@@ -1,5 +1,6 @@
 """A batch of Kafka records made durable: requests recorded, dead letters kept, nothing lost."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ import structlog
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from pipeline import dead_letters, intake
+from pipeline import dead_letters, intake, metrics
 from pipeline.answers import Topics
 from pipeline.database import insist, transact
 from pipeline.dead_letters import DeadLetter
@@ -60,14 +61,21 @@ class Intake:
         read = [self._read(record) for record in records]
         # An exception that left here would acknowledge the batch, and so lose it.
         result = await insist(lambda: self._keep(read), "a batch")
+        dead = sum(isinstance(one, DeadLetter) for one in read)
         log.info(
             "batch recorded",
             records=len(records),
             new=result.new,
             hits=result.hits,
             waiting=result.waiting,
-            dead=sum(isinstance(one, DeadLetter) for one in read),
+            dead=dead,
         )
+        metrics.count_events(result.hits, result.waiting, len(records) - result.new - dead, dead)
+        metrics.count_hits(Source.LIVE, result.hits, result.saved_microusd)
+        for one in read:
+            if isinstance(one, Understood) and one.prepared.id in result.answered:
+                waited = time.time() - one.record.timestamp_ms / 1000
+                metrics.READY_SECONDS.labels("true").observe(max(0.0, waited))
         return result
 
     def _read(self, record: Record) -> Understood | DeadLetter:
@@ -115,11 +123,7 @@ class Intake:
             if len(read) > 1:
                 first = await self._keep(read[: len(read) // 2])
                 second = await self._keep(read[len(read) // 2 :])
-                return Recorded(
-                    first.new + second.new,
-                    first.hits + second.hits,
-                    first.waiting + second.waiting,
-                )
+                return first + second
             (culprit,) = read
             if isinstance(culprit, DeadLetter):
                 raise

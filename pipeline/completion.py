@@ -15,6 +15,7 @@ from pipeline.answers import FREE, Price, Topics
 from pipeline.assets import ASSET_TYPES, StoredAsset
 from pipeline.errors import OutsideError
 from pipeline.ports import StoredImage
+from pipeline.requests import Asker
 from pipeline.rules.lifecycle import JobState, sources_of
 from pipeline.rules.pricing import ceil_to_cents4
 from pipeline.rules.retries import upload_delay
@@ -39,11 +40,11 @@ async def upload_failed(connection: AsyncConnection, job_id: UUID, error: Outsid
 
 async def complete(
     connection: AsyncConnection, job_id: UUID, stored: StoredImage, topics: Topics, *, trial: bool
-) -> bool:
-    """Store the asset, end the job and answer everybody who waits; False when it was done."""
+) -> list[Asker]:
+    """Store the asset, end the job and answer everybody who waits; none when it was done."""
     job = await jobs.load(connection, job_id)
     if not await _finish(connection, job_id):
-        return False
+        return []
     bought = (
         await connection.execute(
             text("""
@@ -56,12 +57,12 @@ async def complete(
     ).one()
     asset = await assets.store(connection, _asset_values(job, bought, stored, trial=trial))
     price = Price(bought.cost_microusd, bought.cost_basis)
-    await _answer_ready(connection, job_id, asset, topics, first=price)
+    answered = await _answer_ready(connection, job_id, asset, topics, first=price)
     await assets.link_log(connection, bought.id, asset.id)
     await connection.execute(
         text("DELETE FROM imagepipe.image_spool WHERE job_id = :job"), {"job": job_id}
     )
-    return True
+    return answered
 
 
 async def answer_from(
@@ -88,7 +89,7 @@ async def _finish(connection: AsyncConnection, job_id: UUID) -> bool:
 
 async def _answer_ready(
     connection: AsyncConnection, job_id: UUID, asset: StoredAsset, topics: Topics, *, first: Price
-) -> None:
+) -> list[Asker]:
     """Answer all who wait: the first pays `first`, the others nothing."""
     await connection.execute(
         text("UPDATE imagepipe.jobs SET asset_id = :asset WHERE id = :id"),
@@ -96,7 +97,7 @@ async def _answer_ready(
     )
     waiting = await requests.waiting_for(connection, job_id)
     if not waiting:
-        return
+        return []
     prices = [first] + [FREE] * (len(waiting) - 1)
     paid = [asker.id for asker, price in zip(waiting, prices, strict=True) if price is not FREE]
     cached = [asker.id for asker in waiting if asker.id not in paid]
@@ -114,6 +115,7 @@ async def _answer_ready(
         ],
     )
     await notices.tell_finished(connection, waiting)
+    return waiting
 
 
 def _asset_values(

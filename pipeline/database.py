@@ -76,6 +76,12 @@ def is_transient(error: SQLAlchemyError) -> bool:
     return state.startswith(TRANSIENT_CLASSES) or state in TRANSIENT_STATES
 
 
+def was_rolled_back(error: SQLAlchemyError) -> bool:
+    """Whether PostgreSQL gave a transaction up for another one's sake: a deadlock, mostly."""
+    cause = error.orig if isinstance(error, DBAPIError) else None
+    return isinstance(cause, psycopg.Error) and (cause.sqlstate or "").startswith("40")
+
+
 async def transact(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
     """Run `work` in a transaction until it commits; the one retry loop around PostgreSQL.
 

@@ -12,13 +12,14 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from pipeline import attendance, claims, completion, deferral, settlement
+from pipeline import attendance, claims, completion, deferral, metrics, settlement
 from pipeline.answers import Topics
 from pipeline.claims import Claim, Claimed
 from pipeline.database import insist, is_transient, transact
 from pipeline.errors import OutcomeUnknown, OutsideError, Retryable
 from pipeline.faultpoints import during, reach
 from pipeline.ports import ImageFacts, ImageModel, MediaHost, Upload
+from pipeline.requests import Asker
 from pipeline.rules.catalogue import Catalogue
 from pipeline.rules.retries import Patience
 from schemas.request import ImageRequest
@@ -127,6 +128,8 @@ class Generator:
             expired = await settlement.give_up_expired(
                 connection, patience=work.patience, topics=work.topics
             )
+        for charge in expired:
+            metrics.count_spend(charge)
         async with self._engine.begin() as connection:
             abandoned = await attendance.clear(connection, work.topics)
         async with self._engine.begin() as connection:
@@ -191,7 +194,8 @@ class Generator:
                 raise Retryable("not_sent", "the worker was stopped before it could send the call")
             reach("generate.before_call")
             with during("generate.during_call"):
-                image = await self._model.generate(claimed.call)
+                call = partial(self._model.generate, claimed.call)
+                image = await metrics.timed_call(claimed.call.model, call)
             reach("generate.after_call")
         except OutsideError as error:
             await self._failed(claimed, error)
@@ -202,8 +206,8 @@ class Generator:
             await self._failed(claimed, unknown)
             return
 
-        async def keep(connection: AsyncConnection) -> bool:
-            first = await settlement.keep_picture(
+        async def keep(connection: AsyncConnection) -> settlement.Kept:
+            kept = await settlement.keep_picture(
                 connection,
                 claimed.job_id,
                 claimed.attempt_id,
@@ -212,19 +216,20 @@ class Generator:
                 lease_seconds=work.upload_lease,
             )
             reach("spool.before_commit")
-            return first
+            return kept
 
-        first = await insist(lambda: transact(self._engine, keep), "a received picture")
+        kept = await insist(lambda: transact(self._engine, keep), "a received picture")
         reach("spool.after_commit")
-        if first:
+        metrics.count_purchase(kept.charge)
+        if kept.first:
             await self._store(claimed.job_id)
 
     async def _failed(self, claimed: Claimed, error: OutsideError) -> None:
         work = self._work
         log.warning("generation failed", error=str(error))
 
-        async def record(connection: AsyncConnection) -> None:
-            await settlement.record_failure(
+        async def record(connection: AsyncConnection) -> settlement.Charge | None:
+            charge = await settlement.record_failure(
                 connection,
                 claimed.job_id,
                 claimed.attempt_id,
@@ -233,9 +238,11 @@ class Generator:
                 topics=work.topics,
             )
             reach("failure.before_commit")
+            return charge
 
-        await insist(lambda: transact(self._engine, record), "a failed call")
+        charge = await insist(lambda: transact(self._engine, record), "a failed call")
         reach("failure.after_commit")
+        metrics.count_spend(charge)
         self._announce()
 
     async def _store(self, job_id: UUID) -> None:
@@ -257,15 +264,17 @@ class Generator:
             )
             return
 
-        async def complete(connection: AsyncConnection) -> bool:
-            done = await completion.complete(
+        async def complete(connection: AsyncConnection) -> list[Asker]:
+            answered = await completion.complete(
                 connection, job_id, stored, self._work.topics, trial=self._work.trial
             )
             reach("complete.before_commit")
-            return done
+            return answered
 
-        await transact(self._engine, complete)
+        answered = await transact(self._engine, complete)
         reach("complete.after_commit")
+        for asker in answered:
+            metrics.READY_SECONDS.labels("false").observe(metrics.since(asker.received_at))
         self._announce()
 
 

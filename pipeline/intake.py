@@ -24,11 +24,27 @@ ROUNDS = 20
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What became of a batch: how many requests were new, and of those, answered or waiting."""
+    """What became of a batch: how many requests were new, which of those were answered at once,
+    and what their pictures had cost (micro-dollars)."""
 
     new: int
-    hits: int
-    waiting: int
+    answered: frozenset[UUID]
+    saved_microusd: int
+
+    @property
+    def hits(self) -> int:
+        return len(self.answered)
+
+    @property
+    def waiting(self) -> int:
+        return self.new - self.hits
+
+    def __add__(self, other: "Recorded") -> "Recorded":
+        return Recorded(
+            self.new + other.new,
+            self.answered | other.answered,
+            self.saved_microusd + other.saved_microusd,
+        )
 
 
 async def record(
@@ -40,13 +56,14 @@ async def record(
     new = [p for p in unique if p.id in entries]
     askers = {p.id: requests.asker(p, entries[p.id].sequence) for p in new}
     missing = [p for p in new if entries[p.id].asset is None]
-    late = 0
+    late: dict[UUID, StoredAsset] = {}
     if missing:
         late = await _place(connection, missing, askers, topics=topics, trial=trial)
     if _some_follow(new, entries):
         await refusals.supersede(connection, [(askers[p.id], p) for p in new], topics)
-    answered = len(new) - len(missing) + late
-    return Recorded(len(new), answered, len(new) - answered)
+    found = late | {id_: entry.asset for id_, entry in entries.items() if entry.asset}
+    saved = sum(asset.cost_microusd for asset in found.values())
+    return Recorded(len(new), frozenset(found), saved)
 
 
 def _some_follow(new: Sequence[Prepared], entries: Mapping[UUID, hits.Entry]) -> bool:
@@ -103,14 +120,14 @@ async def _place(
     *,
     topics: Topics,
     trial: bool,
-) -> int:
-    """Join or open a job for each waiting request; returns how many were hits after all.
+) -> dict[UUID, StoredAsset]:
+    """Join or open a job for each waiting request; returns those that were hits after all.
 
     A job that ends while its row is being waited for is not joined, and its asset is there to be
     found. So a job is opened only where neither was, and joined in the next round, whoever of
     several was first to open it.
     """
-    late = 0
+    late: dict[UUID, StoredAsset] = {}
     for _ in range(ROUNDS):
         joined = await jobs.join(connection, waiting)
         await requests.attach(connection, joined)
@@ -119,7 +136,7 @@ async def _place(
         for id_, asset in found.items():
             await requests.finish_ready(connection, asset.id, paid=[], cached=[id_])
         await _answer(connection, askers, found, topics)
-        late += len(found)
+        late |= found
         waiting = [p for p in waiting if p.id not in found]
         if not waiting:
             return late

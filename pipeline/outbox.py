@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import text
@@ -22,6 +23,7 @@ class Outgoing:
 
     id: int
     message: Message
+    created_at: datetime
 
 
 def shard_of(key: bytes | None) -> int:
@@ -65,14 +67,15 @@ async def take(connection: AsyncConnection, *, limit: int) -> list[Outgoing]:
     held = (await connection.scalars(locks, {"lock": SHARD_LOCK, "last": SHARDS - 1})).all()
     rows = await connection.execute(
         text("""
-            SELECT id, topic, key, value, headers FROM imagepipe.outbox
+            SELECT id, topic, key, value, headers, created_at FROM imagepipe.outbox
             WHERE published_at IS NULL AND shard = ANY(:held)
             ORDER BY id LIMIT :limit
         """),
         {"held": held, "limit": limit},
     )
     return [
-        Outgoing(r.id, Message(r.topic, r.key, r.value, unpack_headers(r.headers))) for r in rows
+        Outgoing(r.id, Message(r.topic, r.key, r.value, unpack_headers(r.headers)), r.created_at)
+        for r in rows
     ]
 
 

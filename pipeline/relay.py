@@ -9,7 +9,7 @@ from aiokafka.errors import KafkaError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from pipeline import outbox
+from pipeline import metrics, outbox
 from pipeline.faultpoints import reach
 from pipeline.messages import Message
 from pipeline.rules.retries import doubled
@@ -84,6 +84,11 @@ class Relay:
             await outbox.mark(connection, acknowledged)
             reach("mark.before_commit")
         reach("mark.after_commit")
+        marked = set(acknowledged)
+        for out in due:
+            if out.id in marked:
+                metrics.OUTCOMES.labels(out.message.topic).inc()
+                metrics.PUBLISH_LAG.observe(metrics.since(out.created_at))
         if refused:
             raise refused[0]
         return len(acknowledged)

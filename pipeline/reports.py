@@ -38,13 +38,15 @@ class QueueReport:
 
 @dataclass(frozen=True, slots=True)
 class DayReport:
-    """One calendar day in UTC: attempts that ended, money that counts, hits."""
+    """One calendar day: attempts that ended, money that counts, requests answered for nothing and
+    what their pictures had cost."""
 
     day: date
     success: int
     failed: int
     microusd: int
     cached: int
+    saved_microusd: int
 
     @property
     def count(self) -> int:
@@ -155,16 +157,16 @@ async def circuits(connection: AsyncConnection) -> list[CircuitReport]:
     return [CircuitReport(*row) for row in rows]
 
 
-async def days(connection: AsyncConnection, number: int) -> list[DayReport]:
-    """The last `number` calendar days in UTC, today first, also those with nothing in them."""
+async def days(connection: AsyncConnection, number: int, timezone: str = "UTC") -> list[DayReport]:
+    """The last `number` calendar days in `timezone`, today first, also those with nothing."""
     rows = await connection.execute(
         text("""
             WITH span AS (
-                SELECT CAST(clock_timestamp() AT TIME ZONE 'UTC' AS date) - n AS day
+                SELECT CAST(clock_timestamp() AT TIME ZONE :zone AS date) - n AS day
                 FROM generate_series(0, :number - 1) AS n
             ), bounds AS (
-                SELECT day, CAST(day AS timestamp) AT TIME ZONE 'UTC' AS since,
-                       CAST(day + 1 AS timestamp) AT TIME ZONE 'UTC' AS until FROM span
+                SELECT day, CAST(day AS timestamp) AT TIME ZONE :zone AS since,
+                       CAST(day + 1 AS timestamp) AT TIME ZONE :zone AS until FROM span
             )
             SELECT day,
                 (SELECT count(*) FROM imagepipe.attempts
@@ -174,11 +176,22 @@ async def days(connection: AsyncConnection, number: int) -> list[DayReport]:
                    AND finished_at >= since AND finished_at < until),
                 (SELECT CAST(coalesce(sum(microusd), 0) AS bigint) FROM imagepipe.reservations
                  WHERE at >= since AND at < until),
-                (SELECT count(*) FROM imagepipe.requests
-                 WHERE cached AND finished_at >= since AND finished_at < until)
-            FROM bounds ORDER BY day DESC
+                hits.requests, hits.microusd
+            FROM bounds CROSS JOIN LATERAL (
+                SELECT CAST(coalesce(sum(uses), 0) AS bigint) AS requests,
+                       CAST(coalesce(sum(uses * cost), 0) AS bigint) AS microusd
+                FROM (
+                    SELECT count(*) AS uses,
+                           (SELECT CAST(a.generation_metadata ->> 'costMicroUsd' AS bigint)
+                            FROM media_assets a WHERE a.id = r.asset_id) AS cost
+                    FROM imagepipe.requests r
+                    WHERE r.cached AND r.finished_at >= since AND r.finished_at < until
+                    GROUP BY r.asset_id
+                ) by_asset
+            ) hits
+            ORDER BY day DESC
         """),
-        {"number": number},
+        {"number": number, "zone": timezone},
     )
     return [DayReport(*row) for row in rows]
 

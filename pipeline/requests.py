@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from uuid import UUID
 
 from sqlalchemy import text
@@ -28,13 +29,14 @@ class Asker:
     hash_version: int
     alt: str
     traceparent: str | None
+    received_at: datetime
     failures: int = 0
     deferrals: int = 0
 
 
 ASKER = (
     "r.id, r.sequence, r.event_source, r.event_id, r.entity_type, r.entity_id, r.context_hash,"
-    " r.prompt_hash, r.hash_version, r.alt, r.traceparent, r.failures, r.deferrals"
+    " r.prompt_hash, r.hash_version, r.alt, r.traceparent, r.received_at, r.failures, r.deferrals"
 )
 """The columns of an `Asker`, in order, of a table called r."""
 
@@ -54,6 +56,7 @@ def asker(prepared: Prepared, sequence: int) -> Asker:
         prepared.hash_version,
         prepared.request.alt.text,
         prepared.traceparent,
+        datetime.now(UTC),
     )
 
 

@@ -6,7 +6,7 @@ come with bytes. The order of locks is: the job, then the ledger.
 """
 
 import random
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
 
@@ -31,6 +31,23 @@ from schemas.request import ImageRequest
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What a call costs, as far as we know: micro-dollars, 0 for nothing."""
+
+    model: str
+    type: str
+    microusd: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """`first`: these bytes are the job's picture. `charge` is None when it was recorded before."""
+
+    first: bool
+    charge: Charge | None
+
+
 async def keep_picture(
     connection: AsyncConnection,
     job_id: UUID,
@@ -39,8 +56,8 @@ async def keep_picture(
     catalogue: Catalogue,
     *,
     lease_seconds: float,
-) -> bool:
-    """Put received bytes into the spool and settle their cost; False when others were first.
+) -> Kept:
+    """Put received bytes into the spool and settle their cost.
 
     The first bytes win, whoever brings them and however late: a job given up as failed is taken
     up again. Later bytes are settled and recorded as a duplicate purchase.
@@ -69,7 +86,7 @@ async def keep_picture(
         },
     )
     if not bought.rowcount:
-        return False  # the answer to an earlier commit of this very step got lost
+        return Kept(False, None)  # the answer to an earlier commit of this very step got lost
     if first:
         await _spool(connection, job_id, attempt_id, image, lease_seconds)
     else:
@@ -81,7 +98,7 @@ async def keep_picture(
         message = f"a picture cost {charged} micro-dollars where {job.bound_microusd} was the bound"
         log.error("price above its bound, model stopped", model=job.model, message=message)
         await circuits.stop(connection, job.model, message)
-    return first
+    return Kept(first, Charge(job.model, job.type, charged))
 
 
 def _cost(job: Row[Any], image: GeneratedImage, catalogue: Catalogue) -> int | None:
@@ -137,8 +154,11 @@ async def record_failure(
     *,
     patience: Patience,
     topics: Topics,
-) -> None:
-    """Settle a failed attempt and decide about its job: another try, or the end."""
+) -> Charge | None:
+    """Settle a failed attempt and decide about its job: another try, or the end.
+
+    Returns None when the attempt had ended before.
+    """
     job = await jobs.load(connection, job_id)
     verdict = judge(
         error,
@@ -164,7 +184,7 @@ async def record_failure(
         },
     )
     if not ended.rowcount:
-        return
+        return None
     state = ReservationState.UNKNOWN if verdict.keep_money else ReservationState.RELEASED
     held = job.bound_microusd if verdict.keep_money else 0
     await ledger.settle(connection, [Settlement(attempt_id, state, held)])
@@ -179,6 +199,7 @@ async def record_failure(
         )
     if job.state == JobState.GENERATING and job.lease == attempt_id:
         await _move_on(connection, job, error, verdict, topics)
+    return Charge(job.model, job.type, held)
 
 
 async def _move_on(
@@ -218,7 +239,7 @@ async def _move_on(
 
 async def give_up_expired(
     connection: AsyncConnection, *, patience: Patience, topics: Topics
-) -> int:
+) -> list[Charge]:
     """Attempts whose deadline has passed without a word: their outcome is unknown."""
     rows = await connection.execute(
         text("""
@@ -229,9 +250,11 @@ async def give_up_expired(
     )
     expired = rows.all()
     lost = OutcomeUnknown("worker_lost", "the worker that made the call has not been heard of")
-    for job in expired:
+    charges = [
         await record_failure(connection, job.id, job.lease, lost, patience=patience, topics=topics)
-    return len(expired)
+        for job in expired
+    ]
+    return [charge for charge in charges if charge]
 
 
 def _log_entry(job: Row[Any], attempt_id: UUID, cost: int, error: str | None) -> LogEntry:

@@ -1,6 +1,7 @@
 """Why a request was refused, as one sentence a person can act on."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -8,6 +9,8 @@ from pydantic_core import ErrorDetails
 
 SHOWN_PROBLEMS = 5
 SHOWN_CHARACTERS = 60
+
+_NAMES_ITS_FIELD = re.compile(r"(\w+): (.*)", re.DOTALL)  # what a validator of the whole says
 
 
 def explain(error: ValidationError) -> str:
@@ -22,10 +25,19 @@ def explain(error: ValidationError) -> str:
     return f"{shown}; and {hidden} more" if hidden > 0 else shown
 
 
+def field_problems(problems: Iterable[ErrorDetails]) -> Iterator[tuple[str, str]]:
+    """Each problem as the field's wire name (empty: the whole) and what is wrong with it."""
+    for problem in problems:
+        say = _SENTENCES.get(problem["type"])
+        reason = say(problem["input"], problem.get("ctx", {})) if say else problem["msg"]
+        field = ".".join(_shortened(str(step)) for step in problem["loc"])
+        if not field and (named := _NAMES_ITS_FIELD.match(reason)):
+            field, reason = named.groups()
+        yield field, reason
+
+
 def _explain_one(problem: ErrorDetails) -> str:
-    say = _SENTENCES.get(problem["type"])
-    reason = say(problem["input"], problem.get("ctx", {})) if say else problem["msg"]
-    field = ".".join(_shortened(str(step)) for step in problem["loc"])
+    [(field, reason)] = field_problems([problem])
     return f"{field}: {reason}" if field else reason
 
 

@@ -1,40 +1,21 @@
 """`imagepipe status`."""
 
 import json
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Group
 from rich.table import Table
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from pipeline import ledger, reports, wiring
+from pipeline import wiring
 from pipeline.cli.screen import console
 from pipeline.cli.session import in_transaction
-from pipeline.reports import CircuitReport, DayReport, LimitReport, QueueReport
-from pipeline.rules.catalogue import Model
 from pipeline.rules.limits_file import span_in_words
-from pipeline.rules.pricing import upper_bound
 from pipeline.settings import load
-from schemas.request import Quality, Size
-from schemas.wire import rfc3339, usd
-
-TYPICAL_PROMPT = "x" * 1000  # about what a listing's prompt has
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """Everything the command shows, read at one moment."""
-
-    model: Model
-    limits: list[LimitReport]
-    queue: QueueReport
-    circuits: list[CircuitReport]
-    days: list[DayReport]
-    dead_letters: dict[str, int]
+from pipeline.status import Status, as_data, limit_data, read
+from schemas.wire import usd
 
 
 def status(
@@ -47,89 +28,13 @@ def status(
     """
     settings = load()
     model = wiring.catalogue().model(settings.model)
-    found = in_transaction(settings, partial(read, model=model, days=days))
+    found = in_transaction(
+        settings, partial(read, model=model, days=days, timezone=settings.timezone)
+    )
     if as_json:
         typer.echo(json.dumps(as_data(found), indent=2))
     else:
         console().print(_screen(found))
-
-
-async def read(connection: AsyncConnection, model: Model, days: int) -> Status:
-    """Read the status in the caller's transaction."""
-    now = await ledger.now(connection)
-    size, quality = model.call_size(Size.SQUARE), model.call_quality(Quality.STANDARD)
-    limits = await reports.limits(
-        connection, now, upper_bound(model, size, quality, TYPICAL_PROMPT)
-    )
-    return Status(
-        model,
-        limits,
-        await reports.queue(connection, now, limits),
-        await reports.circuits(connection),
-        await reports.days(connection, days),
-        await reports.dead_letters(connection),
-    )
-
-
-def as_data(found: Status) -> dict[str, Any]:
-    """The status as JSON: camelCase, instants in RFC 3339, money in USD."""
-    queue = found.queue
-    shutdown = found.model.shutdown_date
-    return {
-        "model": {"name": found.model.name, "shutdownDate": shutdown and shutdown.isoformat()},
-        "limits": [_limit_data(report) for report in found.limits],
-        "queue": {
-            "queued": queue.queued,
-            "generating": queue.generating,
-            "generated": queue.generated,
-            "waitsFor": queue.waits_for,
-            "waitsUntil": _instant(queue.waits_until),
-            "refusedUploads": queue.refused_uploads,
-            "spoolBytes": queue.spool_bytes,
-            "unpublished": queue.unpublished,
-        },
-        "circuits": [
-            {"model": c.model, "code": c.code, "message": c.message, "until": _instant(c.until)}
-            for c in found.circuits
-        ],
-        "days": [
-            {
-                "day": day.day.isoformat(),
-                "count": day.count,
-                "success": day.success,
-                "failed": day.failed,
-                "cost": float(usd(day.microusd)),
-                "cached": day.cached,
-            }
-            for day in found.days
-        ],
-        "deadLetters": found.dead_letters,
-    }
-
-
-def _limit_data(report: LimitReport) -> dict[str, Any]:
-    limit = report.limit
-    left = None if limit.max_requests is None else limit.max_requests - report.used_requests
-    money = None if limit.max_microusd is None else limit.max_microusd - report.used_microusd
-    return {
-        "name": limit.name,
-        "scope": limit.scope,
-        "windowSeconds": limit.span_seconds,
-        "used": {"requests": report.used_requests, "usd": float(usd(report.used_microusd))},
-        "limit": {
-            "requests": limit.max_requests,
-            "usd": None if limit.max_microusd is None else float(usd(limit.max_microusd)),
-        },
-        "remaining": {
-            "requests": left,
-            "usd": None if money is None else float(usd(money)),
-        },
-        "freesAt": _instant(report.frees_at),
-    }
-
-
-def _instant(instant: datetime | None) -> str | None:
-    return None if instant is None else rfc3339(instant)
 
 
 def _screen(found: Status) -> Group:
@@ -149,7 +54,7 @@ def _windows(found: Status) -> Table:
         title_justify="left",
     )
     for report in found.limits:
-        data = _limit_data(report)
+        data = limit_data(report)
         kinds = [kind for kind in ("requests", "usd") if data["limit"][kind] is not None]
         table.add_row(
             report.limit.name,
@@ -198,7 +103,7 @@ def _queue(found: Status) -> str:
 
 def _days(found: Status) -> Table:
     table = Table(
-        "day (UTC)",
+        "day",
         "count",
         "success",
         "failed",

@@ -83,16 +83,18 @@ def failures_have_a_reason(evidence: Evidence) -> Check:
     for row in evidence.rows("requests"):
         place = accepted[row["event_id"]].entity, row["type"]
         newest[place] = max(newest[place], row["sequence"])
-    attempts = evidence.by_token()
+    attempts, unknown = evidence.by_token(), evidence.ever_unknown()
     breaches, codes = [], Counter[str]()
     for outcome in {one.id: one for one in evidence.outcomes if one.kind == "failed"}.values():
         event, code = accepted[outcome.cause], outcome.data["code"]
         assert event.picture is not None
         codes[outcome.data["errorClass"] if code != "superseded" else code] += 1
-        tried = Counter(attempt["state"] for attempt in attempts[event.picture.token])
+        tries = attempts[event.picture.token]
+        tried = Counter(attempt["state"] for attempt in tries)
+        lost = sum(str(attempt["id"]) in unknown for attempt in tries)
         explained = {
             "policy": event.picture.refused,
-            "unknown-outcome": tried["unknown"] + tried["bought"] >= 2,
+            "unknown-outcome": lost >= 2,  # when it was said: a refusal may have come since
             "exhausted": tried["refused"] >= 5,
             "permanent": code == "superseded"
             and newest[event.entity, event.picture.type] > outcome.data["sequence"],

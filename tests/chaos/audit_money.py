@@ -11,15 +11,6 @@ FOUND = {"bought": "settled", "refused": "released", "unknown": "unknown"}
 """What the reservation of an attempt in each final state has to be."""
 
 
-def _ever_unknown(evidence: Evidence) -> set[str]:
-    """The attempts that were recorded as unknown, even if their bytes came after all."""
-    return {
-        step.row["id"]
-        for step in evidence.history
-        if step.relation == "attempts" and step.row["state"] == "unknown"
-    }
-
-
 def _wanted(evidence: Evidence) -> Counter[str]:
     """How many distinct pictures were asked for, by token: one, or one per event where the cache
     is to be skipped."""
@@ -34,7 +25,7 @@ def _wanted(evidence: Evidence) -> Counter[str]:
 def pictures_are_paid_once(evidence: Evidence) -> Check:
     """Per picture: assets <= sold <= wanted + unknown, and sold <= what we know we bought +
     unknown: no purchase that nobody recorded, none that a refusal hid."""
-    wanted, attempts, unknown = _wanted(evidence), evidence.by_token(), _ever_unknown(evidence)
+    wanted, attempts, unknown = _wanted(evidence), evidence.by_token(), evidence.ever_unknown()
     sold = Counter(token_of(purchase.prompt) for purchase in evidence.purchases)
     assets = Counter(token_of(row["prompt"]) for row in evidence.rows("assets"))
     breaches = []

@@ -87,6 +87,14 @@ class Evidence:
             found[tokens[row["job_id"]]].append(row)
         return found
 
+    def ever_unknown(self) -> set[str]:
+        """The attempts that were recorded as unknown, whatever was learnt of them afterwards."""
+        return {
+            step.row["id"]
+            for step in self.history
+            if step.relation == "attempts" and step.row["state"] == "unknown"
+        }
+
 
 def token_of(prompt: str) -> str:
     """The token of the picture that a prompt describes."""

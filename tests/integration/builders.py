@@ -168,7 +168,7 @@ class Steps:
 
     async def keep(self, claimed: Claimed, image: GeneratedImage | None = None) -> bool:
         async with self.engine.begin() as connection:
-            return await settlement.keep_picture(
+            kept = await settlement.keep_picture(
                 connection,
                 claimed.job_id,
                 claimed.attempt_id,
@@ -176,6 +176,7 @@ class Steps:
                 CATALOGUE,
                 lease_seconds=60,
             )
+        return kept.first
 
     async def fail(
         self, claimed: Claimed, error: OutsideError, patience: Patience = PATIENCE
@@ -192,7 +193,8 @@ class Steps:
 
     async def give_up_expired(self) -> int:
         async with self.engine.begin() as connection:
-            return await settlement.give_up_expired(connection, patience=PATIENCE, topics=TOPICS)
+            expired = await settlement.give_up_expired(connection, patience=PATIENCE, topics=TOPICS)
+        return len(expired)
 
     async def hosted(self, job_id: UUID) -> StoredImage:
         """What the media host answers to the upload of the job's picture."""
@@ -207,7 +209,8 @@ class Steps:
     async def complete(self, job_id: UUID, *, trial: bool = False) -> bool:
         stored = await self.hosted(job_id)
         async with self.engine.begin() as connection:
-            return await completion.complete(connection, job_id, stored, TOPICS, trial=trial)
+            answered = await completion.complete(connection, job_id, stored, TOPICS, trial=trial)
+        return bool(answered)
 
     async def make(self, *batch: Prepared, trial: bool = False) -> None:
         """Ask, and buy and store whatever is then to be bought, all in one colour per job."""
