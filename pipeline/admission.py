@@ -47,8 +47,8 @@ async def books_now(connection: AsyncConnection) -> tuple[datetime, Books]:
     """The ledger's instant and its books at it, recounted from the reservations: fit to look at."""
     now = await ledger.now(connection)
     limits = await ledger.read_limits(connection)
-    totals = {limit.window: await ledger.count(connection, limit, now) for limit in limits}
-    return now, Books(limits, totals)
+    used = {limit.window: await ledger.count(connection, limit, now) for limit in limits}
+    return now, Books(limits, {window: usage.amounts for window, usage in used.items()})
 
 
 async def decide(

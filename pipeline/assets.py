@@ -103,7 +103,11 @@ async def find(
             ) AND {USABLE}
             ORDER BY a.id FOR NO KEY UPDATE
         """),
-        {"context_hashes": context_hashes, "prompt_hashes": prompt_hashes, "trial": trial},
+        {
+            "context_hashes": list(context_hashes),
+            "prompt_hashes": list(prompt_hashes),
+            "trial": trial,
+        },
     )
     return Found(StoredAsset(*row) for row in rows)
 

@@ -253,7 +253,11 @@ def _traceparent(headers: Mapping[str, bytes | None], enveloped: object) -> str 
         _loose_text(headers, "ce_traceparent"),
         enveloped,
     )
-    for candidate in candidates:
-        if isinstance(candidate, str) and _TRACEPARENT.fullmatch(candidate):
-            return candidate
+    return next(filter(None, map(traceparent_of, candidates)), None)
+
+
+def traceparent_of(given: object) -> str | None:
+    """What was given, if it is a traceparent as W3C's Trace Context writes it."""
+    if isinstance(given, str) and _TRACEPARENT.fullmatch(given):
+        return given
     return None

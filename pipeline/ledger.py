@@ -251,12 +251,26 @@ async def _add_to_windows(connection: AsyncConnection, changes: Sequence[_Change
     )
 
 
-async def count(connection: AsyncConnection, limit: Limit, at: datetime) -> tuple[int, int]:
-    """The requests and micro-dollars that count in a limit's window at an instant."""
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What counts in a window at an instant; `oldest_at`: of the request that leaves it first."""
+
+    requests: int
+    microusd: int
+    oldest_at: datetime | None
+
+    @property
+    def amounts(self) -> tuple[int, int]:
+        return self.requests, self.microusd
+
+
+async def count(connection: AsyncConnection, limit: Limit, at: datetime) -> Usage:
+    """Count a limit's window at an instant, over the reservations themselves."""
     row = (
         await connection.execute(
             text(f"""
-                SELECT coalesce(sum(r.requests), 0), coalesce(sum(r.microusd), 0)
+                SELECT coalesce(sum(r.requests), 0), coalesce(sum(r.microusd), 0),
+                       min(r.at) FILTER (WHERE r.requests = 1)
                 FROM imagepipe.reservations r, (SELECT CAST(:scope AS text) AS scope) w
                 WHERE r.at > CAST(:at AS timestamptz) - make_interval(secs => :span)
                   AND {IN_SCOPE}
@@ -264,7 +278,7 @@ async def count(connection: AsyncConnection, limit: Limit, at: datetime) -> tupl
             {"scope": limit.scope, "span": limit.span_seconds, "at": at},
         )
     ).one()
-    return int(row[0]), int(row[1])
+    return Usage(int(row[0]), int(row[1]), row[2])
 
 
 async def room_at(

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import structlog
 
-QUIET = ("aiokafka", "kafka", "httpx2", "httpcore2", "urllib3", "openai")
+QUIET = ("aiokafka", "alembic", "kafka", "httpx2", "httpcore2", "urllib3", "openai", "uvicorn")
 """Libraries that are heard from errors on: what they warn of, we retry and say ourselves."""
 
 Format = Literal["console", "json"]

@@ -11,7 +11,14 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+    start_http_server,
+)
 from prometheus_client.core import GaugeMetricFamily, Metric
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
@@ -25,7 +32,9 @@ from pipeline.settlement import Charge
 log = structlog.get_logger()
 T = TypeVar("T")
 
+disable_created_metrics()  # type: ignore[no-untyped-call]
 REGISTRY = CollectorRegistry()
+MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 SECONDS = (0.01, 0.05, 0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 3600)
 
@@ -186,9 +195,29 @@ def _single(name: str, value: float) -> Metric:
     return GaugeMetricFamily(name, GAUGES[name], value=value)
 
 
-def page() -> bytes:
+def page(database_url: str) -> bytes:
     """All metrics in Prometheus's text format. Blocks: call it in a thread."""
-    return generate_latest(REGISTRY)
+    return generate_latest(complete(database_url))
+
+
+def complete(database_url: str) -> CollectorRegistry:
+    """This process's metrics together with the database's gauges."""
+    registry = CollectorRegistry()
+    registry.register(REGISTRY)
+    registry.register(DatabaseGauges(database_url))
+    return registry
+
+
+def serve(host: str, port: int, database_url: str) -> Callable[[], None]:
+    """Serve /metrics in a thread; returns what ends it. Raises `OSError`."""
+    server, thread = start_http_server(port, host, complete(database_url))
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    return stop
 
 
 def since(instant: datetime) -> float:

@@ -29,7 +29,6 @@ from pipeline.requests import API
 from pipeline.results import Result
 from pipeline.rules.catalogue import Model
 from pipeline.rules.lifecycle import JobState, RequestState, Source
-from pipeline.rules.limits import Limit
 from pipeline.status import LAST_OF_ALL
 from schemas.request import ImageRequest
 
@@ -38,13 +37,11 @@ MOST_AT_ONCE = 100  # hits in one statement
 
 
 class OverLimit(Exception):
-    """No room now: nothing was recorded. `retry_at` is None when waiting cannot help."""
+    """No room now: nothing was recorded."""
 
-    def __init__(self, decision: Decision, now: datetime) -> None:
+    def __init__(self, decision: Decision) -> None:
         super().__init__("over limit")
-        self.limits: list[Limit] = decision.limits
-        self.retry_at = decision.retry_at
-        self.now = now
+        self.decision = decision
 
 
 class ModelAway(Exception):
@@ -146,7 +143,7 @@ class Orders:
             raise ModelAway(job.code, job.message, job.until)
         decision = await admission.reserve(connection, job.id)
         if not decision.allowed:
-            raise OverLimit(decision, await _now(connection))
+            raise OverLimit(decision)
 
     async def park(self, request_id: UUID) -> None:
         """The client goes, and asks for the result later."""
@@ -207,13 +204,6 @@ async def _live_job(connection: AsyncConnection, prepared: Prepared) -> JobState
         {"context_hash": prepared.context_hash, "prompt_hash": prepared.prompt_hash},
     )
     return None if state is None else JobState(state)
-
-
-async def _now(connection: AsyncConnection) -> datetime:
-    instant: datetime = (
-        await connection.execute(text("SELECT instant FROM imagepipe.ledger_clock"))
-    ).scalar_one()
-    return instant
 
 
 class _Hits:

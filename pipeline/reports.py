@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -13,13 +13,15 @@ from pipeline.rules.limits import Limit, Purchase
 
 @dataclass(frozen=True, slots=True)
 class LimitReport:
-    """A limit and its window. `frees_at`: when another picture fits; None: now, or never."""
+    """A limit and its window. `frees_at`: when another picture fits; None: now, or never.
+    `next_frees_at`: when the oldest of the requests in the window leaves it, if there is any."""
 
     limit: Limit
     used_requests: int
     used_microusd: int
     blocked: bool
     frees_at: datetime | None
+    next_frees_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +74,17 @@ async def limits(
     """
     reports = []
     for limit in await ledger.read_limits(connection):
-        requests, spent = await ledger.count(connection, limit, now)
-        blocked = not limit.has_room(requests, spent, typical_microusd)
+        used = await ledger.count(connection, limit, now)
+        blocked = not limit.has_room(used.requests, used.microusd, typical_microusd)
         frees_at = None
         if blocked:
             purchase = Purchase("live", "listing", typical_microusd)
             frees_at = await ledger.room_at(connection, limit, purchase, now)
-        reports.append(LimitReport(limit, requests, spent, blocked, frees_at))
+        span = timedelta(seconds=limit.span_seconds)
+        leaves_at = used.oldest_at and used.oldest_at + span
+        reports.append(
+            LimitReport(limit, used.requests, used.microusd, blocked, frees_at, leaves_at)
+        )
     return reports
 
 

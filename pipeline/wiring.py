@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -16,11 +16,16 @@ from pipeline.answers import Topics
 from pipeline.batches import Intake
 from pipeline.database import create_engine
 from pipeline.generation import Generator, Work
+from pipeline.orders import Orders
 from pipeline.ports import ImageModel, MediaHost
 from pipeline.relay import Relay
 from pipeline.rules.catalogue import Catalogue, Model, NoBound, UnknownModel, parse_catalogue
 from pipeline.rules.retries import Patience
 from pipeline.settings import Settings, SettingsError
+from pipeline.waiting import Waiters
+
+if TYPE_CHECKING:
+    from pipeline.api.parts import Parts
 
 CATALOGUE = Path(__file__).with_name("catalogue.toml")
 
@@ -185,6 +190,35 @@ class Worker:
         await self.image_model.close()
         await self.media_host.close()
         await self.engine.dispose()
+
+
+def api(settings: Settings) -> "Parts":
+    """The parts of an HTTP server; raises `SettingsError` for anything missing or impossible.
+
+    It needs no key of the image model or the media host: pictures are made by workers.
+    """
+    # FastAPI takes a third of a second to import, which other commands need not wait for.
+    from pipeline.api.keys import parse_keys  # noqa: PLC0415
+    from pipeline.api.parts import Parts  # noqa: PLC0415
+    from pipeline.api.problems import may_try_again  # noqa: PLC0415
+
+    settings.require("database_url", "kafka_bootstrap_servers")
+    kafka_security(settings)
+    model = chosen_model(settings)
+    try:
+        keys = parse_keys(settings.api_keys.get_secret_value()) if settings.api_keys else []
+    except ValueError as error:
+        raise SettingsError(f"IMAGEPIPE_API_KEYS: {error}") from None
+    engine = create_engine(settings.database_url, pool_size=10)
+    orders = Orders(
+        engine,
+        model,
+        topics(settings),
+        output_format=settings.output_format,
+        trial=settings.trial,
+        may_try_again=may_try_again,
+    )
+    return Parts(settings, model, engine, orders, Waiters(engine, settings.database_url), keys)
 
 
 def worker(settings: Settings) -> Worker:

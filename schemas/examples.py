@@ -39,6 +39,22 @@ ENTITY_CREATED: dict[str, JsonValue] = {
     },
 }
 
+LISTING: dict[str, JsonValue] = {
+    "type": "listing",
+    "context": {
+        "title": "Modern Daire",
+        "propertyType": "daire",
+        "location": "Karasu, Sakarya",
+        "status": "satilik",
+    },
+    "options": {"size": "1792x1024", "quality": "hd"},
+    "upload": {
+        "entityType": "listing",
+        "entityId": "listing-id",
+        "alt": "Modern Daire - Karasu",
+    },
+}
+
 GENERATE_IMAGE: dict[str, JsonValue] = {
     "type": "hero",
     "context": {"title": "Karasu'da yaşam", "theme": "sonbahar", "mood": "calm"},

@@ -11,6 +11,7 @@ from kafka.errors import KafkaError
 from sqlalchemy.exc import DBAPIError
 
 from pipeline.cli import (
+    api,
     demo,
     jobs,
     ledger,
@@ -44,6 +45,8 @@ app.command("up")(up.up)
 app.command("demo")(demo.demo)
 app.command("migrate")(migrate.migrate)
 app.command("worker")(worker.worker)
+app.command("api")(api.api)
+app.command("api-key")(api.api_key)
 app.command("publish")(publish.publish)
 app.command("watch")(watch.watch)
 app.command("status")(status.status)

@@ -1,7 +1,8 @@
-"""The embedded set-up: PostgreSQL, a broker, the sandbox and a worker, with nothing but Python.
+"""The embedded set-up: PostgreSQL, a broker, the sandbox, a worker and the HTTP API, with nothing
+but Python.
 
-What the environment names is used as it is; what it leaves out is started here. The worker is a
-process of its own that knows nothing of this: it gets addresses by environment variables.
+What the environment names is used as it is; what it leaves out is started here. Worker and API
+are processes of their own that know nothing of this: they get addresses by environment variables.
 """
 
 import ctypes
@@ -16,6 +17,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from pipeline import migrate, topics
+from pipeline.api import server
 from pipeline.settings import Settings, SettingsError, load
 from sandbox.broker import EmbeddedBroker, EmbeddedBrokerError
 from sandbox.database import EmbeddedDatabase, EmbeddedDatabaseError
@@ -26,7 +28,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Embedded:
-    """Starts what is missing, then a worker; stops them in the opposite order.
+    """Starts what is missing, then worker and API; stops them in the opposite order.
 
     `say` is told each step. `home` keeps the database, the pictures and the sandbox's port.
     """
@@ -72,16 +74,37 @@ class Embedded:
     def start_worker(self, log: IO[str] | None = None) -> "subprocess.Popen[bytes]":
         """Start a worker; its log goes to `log` or to standard error. It is stopped with us."""
         self._say("Worker")
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.cli", "worker"],
+        return self._start("worker", log)
+
+    def start_api(self, log: IO[str] | None = None) -> "subprocess.Popen[bytes]":
+        """Start the HTTP API, on the port configured or, where that is taken, on another one."""
+        host, port = self.given.api_host, self.given.api_port
+        try:
+            server.bind(host, port).close()
+        except OSError:
+            with server.bind(host, 0) as free:
+                port = free.getsockname()[1]
+        self._set(api_host=host, api_port=port)
+        self._say("HTTP API")
+        return self._start("api", log)
+
+    @property
+    def api_url(self) -> str:
+        """Where the HTTP API answers."""
+        settings = self.settings
+        return f"http://{settings.api_host}:{settings.api_port}"
+
+    def _start(self, command: str, log: IO[str] | None) -> "subprocess.Popen[bytes]":
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.cli", command],
             env=os.environ | self.environment,
             stdout=log or sys.stderr,
             stderr=log or sys.stderr,
-            start_new_session=True,  # Ctrl-C is ours; the worker gets a SIGTERM from us
+            start_new_session=True,  # Ctrl-C is ours; the process gets a SIGTERM from us
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
         )
-        self._stack.callback(_stop, worker)
-        return worker
+        self._stack.callback(_stop, process)
+        return process
 
     def _set(self, **values: object) -> None:
         self.environment |= {f"IMAGEPIPE_{k.upper()}": str(v) for k, v in values.items()}
@@ -137,14 +160,14 @@ def _started_sandbox(pictures: Path, port_file: Path) -> Sandbox:
 
 
 def _die_with_parent() -> None:
-    """In the child, on Linux: a killed `up` takes its worker along."""
+    """In the child, on Linux: a killed `up` takes it along."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _stop(worker: "subprocess.Popen[bytes]") -> None:
-    worker.terminate()
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
     try:
-        worker.wait(STOP_WITHIN)
+        process.wait(STOP_WITHIN)
     except subprocess.TimeoutExpired:
-        worker.kill()
-        worker.wait()
+        process.kill()
+        process.wait()

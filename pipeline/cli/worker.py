@@ -19,15 +19,15 @@ def worker() -> None:
     """
     settings = load()
     wiring.worker(settings)  # everything that can be wrong is found here
-    _refuse_unmigrated(settings)
+    refuse_unmigrated(settings)
     python = sys.executable
     faust = [python, "-m", "faust", "-A", "agents.app", "worker", "-l", "info", "--without-web"]
     os.execv(python, faust)  # noqa: S606 (signals go straight to the worker)
 
 
-def _refuse_unmigrated(settings: Settings) -> None:
-    """Raise `SettingsError` for a database that answers and is not migrated; the worker itself
-    waits for one that is away."""
+def refuse_unmigrated(settings: Settings) -> None:
+    """Raise `SettingsError` for a database that answers and is not migrated; one that is away is
+    waited for, or asked again, later."""
     try:
         revision = migrate.current(settings.database_url)
     except OperationalError:

@@ -99,7 +99,8 @@ class Till:
     async def counted(self, limit: Limit) -> tuple[int, int]:
         """What counts in a limit's window now, added up from the ledger's rows."""
         async with self.engine.begin() as connection:
-            return await ledger.count(connection, limit, await ledger.now(connection))
+            now = await ledger.now(connection)
+            return (await ledger.count(connection, limit, now)).amounts
 
     async def room(self, purchase: Purchase, *limits: Limit) -> float | None:
         """Seconds after the start at which all of `limits` will have room."""
@@ -405,7 +406,8 @@ async def test_200_at_once_from_two_processes_buy_exactly_the_cap(
         bought = [await asyncio.wrap_future(shopper) for shopper in shoppers]
     async with engine.begin() as connection:
         opened = await ledger.open_books(connection)
-        assert await ledger.count(connection, limit, opened.now) == (fits, fits * 7_000)
+        used = await ledger.count(connection, limit, opened.now)
+        assert used.amounts == (fits, fits * 7_000)
     assert sum(bought) == fits
     assert opened.books.totals == {limit.window: (fits, fits * 7_000)}
 

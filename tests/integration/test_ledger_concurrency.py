@@ -233,7 +233,7 @@ async def test_a_dollar_is_used_up_and_not_exceeded_by_a_micro_dollar(
         spent = [await asyncio.wrap_future(shopper) for shopper in shoppers]
     async with engine.begin() as connection:
         opened = await ledger.open_books(connection)
-        _, counted = await ledger.count(connection, DOLLAR, opened.now)
+        counted = (await ledger.count(connection, DOLLAR, opened.now)).microusd
         assert await audit.verify(connection) == []
     assert counted == sum(spent) <= 1_000_000
     assert 1_000_000 - counted < min(PRICES)

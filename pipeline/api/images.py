@@ -1,0 +1,112 @@
+"""The pictures that were made, and the files of the local media host."""
+
+import re
+from datetime import date
+from pathlib import Path
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Response
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from pipeline import pictures
+from pipeline.api.document import problems_of
+from pipeline.api.parts import Given, Reader
+from pipeline.api.problems import ApiProblem
+from pipeline.pictures import MOST_IN_A_PAGE, Cursor, Filter
+from schemas import api
+from schemas.request import EntityType, ImageType
+
+PATH = "/api/ai/images"
+FOREVER = "public, max-age=31536000, immutable"  # a file's name holds the hash of its bytes
+
+router = APIRouter(tags=["images"])
+
+_SERVED = re.compile(r".+\.(webp|png|jpe?g)", re.IGNORECASE)
+
+
+@router.get(
+    PATH,
+    summary="Pictures, the newest first",
+    response_class=JSONResponse,
+    responses={
+        200: {"model": api.Images, "description": "A page of them."},
+        **problems_of(401, 403, 422, 500, 503),
+    },
+)
+async def images(
+    given: Given,
+    _: Reader,
+    *,
+    entity_type: Annotated[EntityType | None, Query(alias="entityType")] = None,
+    entity_id: Annotated[
+        str | None,
+        Query(alias="entityId", min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$"),
+    ] = None,
+    type: Annotated[ImageType | None, Query()] = None,
+    day: Annotated[
+        date | None, Query(description="A calendar day in the configured time zone.")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=MOST_IN_A_PAGE)] = 20,
+    cursor: Annotated[
+        str | None, Query(max_length=200, description="`next` of the page before.")
+    ] = None,
+) -> Response:
+    """By entity: whatever pictures it was given, also those made for another one."""
+    wanted = Filter(entity_type, entity_id, type, day, given.settings.timezone)
+    async with given.engine.connect() as connection:
+        page = await pictures.page(
+            connection,
+            wanted,
+            after=_after(cursor),
+            limit=limit,
+            trial=given.settings.trial,
+        )
+    return JSONResponse(page.model_dump(mode="json"))
+
+
+def _after(cursor: str | None) -> Cursor | None:
+    if cursor is None:
+        return None
+    try:
+        return Cursor.parse(cursor)
+    except (ValueError, OverflowError):
+        raise ApiProblem(
+            422, "invalid_request", "cursor: is not one that a page gave as its next."
+        ) from None
+
+
+@router.get(
+    PATH + "/{id}",
+    summary="One picture",
+    response_class=JSONResponse,
+    responses={
+        200: {"model": api.Image, "description": "The picture."},
+        **problems_of(401, 403, 404, 422, 500, 503),
+    },
+)
+async def image(id: UUID, given: Given, _: Reader) -> Response:
+    """By its media asset's id."""
+    async with given.engine.connect() as connection:
+        found = await pictures.one(connection, id, trial=given.settings.trial)
+    if found is None:
+        raise ApiProblem(404, "not_found", f"There is no picture {id}.")
+    return JSONResponse(found.model_dump(mode="json"))
+
+
+class MediaFiles(StaticFiles):
+    """The pictures in the local media host's directory, and nothing else that lies there."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory=directory, check_dir=False)
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        parts = Path(path).parts
+        if not _SERVED.fullmatch(path) or any(part.startswith(".") for part in parts):
+            raise HTTPException(404)
+        response = await super().get_response(path, scope)
+        response.headers["Cache-Control"] = FOREVER
+        return response

@@ -1,0 +1,73 @@
+"""What the routes work with, and who may use them."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from pipeline.api.keys import NOBODY, ApiKey, Scope, find
+from pipeline.api.problems import ApiProblem
+from pipeline.orders import Orders
+from pipeline.rules.catalogue import Model
+from pipeline.settings import Settings
+from pipeline.waiting import Waiters
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Made once per process (`pipeline.wiring.api`)."""
+
+    settings: Settings
+    model: Model
+    engine: AsyncEngine
+    orders: Orders
+    waiters: Waiters
+    keys: Sequence[ApiKey]
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+def parts(request: Request) -> Parts:
+    found: Parts = request.app.state.parts
+    return found
+
+
+Given = Annotated[Parts, Depends(parts)]
+
+_BEARER = HTTPBearer(auto_error=False, description="An API key: see `imagepipe api-key`.")
+Bearer = Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)]
+
+
+def _known(given: Parts, bearer: HTTPAuthorizationCredentials | None, scope: Scope) -> ApiKey:
+    """The key that came with a request; raises `ApiProblem` 401 or 403."""
+    if not given.keys:
+        return NOBODY
+    challenge = {"WWW-Authenticate": "Bearer"}
+    if bearer is None:
+        raise ApiProblem(
+            401,
+            "unauthorized",
+            "Send an API key: Authorization: Bearer KEY.",
+            headers=challenge,
+        )
+    key = find(given.keys, bearer.credentials)
+    if key is None:
+        raise ApiProblem(401, "unauthorized", "This API key is not known.", headers=challenge)
+    if scope not in key.scopes:
+        raise ApiProblem(403, "forbidden", f"The API key {key.name!r} has no scope {scope}.")
+    return key
+
+
+def reader(given: Given, bearer: Bearer) -> ApiKey:
+    return _known(given, bearer, Scope.READ)
+
+
+def generator(given: Given, bearer: Bearer) -> ApiKey:
+    return _known(given, bearer, Scope.GENERATE)
+
+
+Reader = Annotated[ApiKey, Depends(reader)]
+Generator = Annotated[ApiKey, Depends(generator)]
