@@ -33,10 +33,11 @@ _ASSET_SAID = """
         'revisedPrompt', found.revised_prompt)
 """
 
-_WAITS = """
-    EXISTS (SELECT FROM imagepipe.requests earlier
-            WHERE earlier.entity_type = asked.entity_type AND earlier.entity_id = asked.entity_id
-              AND earlier.state = 'waiting')
+_FOLLOWS = """
+    (asked.event_source <> :api AND EXISTS (
+        SELECT FROM imagepipe.requests earlier
+        WHERE earlier.entity_type = asked.entity_type AND earlier.entity_id = asked.entity_id
+          AND earlier.state = 'waiting' AND earlier.event_source <> :api))
 """
 
 # A hash of the current version is in `asked`, one of an older version only in `older`.
@@ -80,7 +81,7 @@ _STATEMENT = f"""
                CASE WHEN asset_id IS NOT NULL THEN true END,
                CASE WHEN asset_id IS NOT NULL THEN clock_timestamp() END
         FROM asked LEFT JOIN best USING (id)
-        WHERE NOT :hits_only OR (asset_id IS NOT NULL AND NOT {_WAITS})
+        WHERE NOT :hits_only OR (asset_id IS NOT NULL AND NOT {_FOLLOWS})
         ORDER BY place
         ON CONFLICT (id) DO NOTHING
         RETURNING id, sequence, asset_id
@@ -108,7 +109,7 @@ _STATEMENT = f"""
         FROM new JOIN asked USING (id) JOIN found ON found.id = new.asset_id
         ORDER BY asked.place
     )
-    SELECT new.id, new.sequence, {_WAITS} AS follows, found.*
+    SELECT new.id, new.sequence, {_FOLLOWS} AS follows, found.*
     FROM new JOIN asked USING (id) LEFT JOIN found ON found.id = new.asset_id
 """
 
@@ -117,7 +118,7 @@ _STATEMENT = f"""
 class Entry:
     """A request that is new: its sequence number, and its picture if there is one.
 
-    `follows`: an earlier request for the same entity is still waiting.
+    `follows`: it is an event, and an earlier one for the same entity is still waiting.
     """
 
     sequence: int
@@ -161,6 +162,7 @@ async def record(
             "topic": topics.ready,
             "trial": trial,
             "hits_only": hits_only,
+            "api": requests.API,
         },
     )
     return {row[0]: _entry(row) for row in rows}

@@ -157,9 +157,16 @@ async def finish_failed(connection: AsyncConnection, ids: Sequence[UUID], code: 
 async def supersede(
     connection: AsyncConnection, newer: Sequence[tuple[Asker, Prepared]]
 ) -> dict[UUID, list[Asker]]:
-    """Find what newer requests for the same entity, type and size replace: earlier ones that wait
-    for a job which has not been claimed. Locks those jobs and requests; returns them by job."""
-    named = [(asker, p) for asker, p in newer if asker.entity_type and asker.entity_id]
+    """Find what newer events for the same entity, type and size replace: earlier ones that wait
+    for a job which has not been claimed. Locks those jobs and requests; returns them by job.
+
+    Requests over HTTP neither replace nor are replaced: each has its client.
+    """
+    named = [
+        (asker, p)
+        for asker, p in newer
+        if asker.entity_type and asker.entity_id and asker.event_source != API
+    ]
     if not named:
         return {}
     rows = await connection.execute(
@@ -171,6 +178,7 @@ async def supersede(
             JOIN imagepipe.requests r USING (entity_type, entity_id, type, size)
             JOIN imagepipe.jobs j ON j.id = r.job_id
             WHERE r.state = 'waiting' AND r.sequence < newer.sequence AND j.state = 'queued'
+              AND r.event_source <> :api
             ORDER BY j.id, r.sequence FOR NO KEY UPDATE OF j, r
         """),
         {
@@ -179,6 +187,7 @@ async def supersede(
             "kinds": [p.request.type.value for _, p in named],
             "sizes": [p.request.size.value for _, p in named],
             "sequences": [asker.sequence for asker, _ in named],
+            "api": API,
         },
     )
     found: dict[UUID, dict[UUID, Asker]] = {}

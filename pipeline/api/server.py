@@ -1,5 +1,6 @@
 """Serving the application: one process, one port."""
 
+import signal
 import socket
 import sys
 from types import FrameType
@@ -20,9 +21,12 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._parts = parts
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Unlike uvicorn's own, it does not end in the signal: to be asked to stop is no failure.
+        A second Ctrl-C waits for nobody."""
         self._parts.stopping.set()
-        super().handle_exit(sig, frame)
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -221,6 +221,11 @@ class World:
     def _worker_failed(self) -> bool:
         return any(worker.has_failed for worker in self._workers)
 
+    @property
+    def shell(self) -> dict[str, str]:
+        """The environment of every command in this world."""
+        return bare_environment(**self.environment)
+
     def start_worker(self, *command: str, **variables: str) -> Running:
         """`imagepipe worker`, or another command that runs one, with further variables."""
         worker = Running(

@@ -1,6 +1,9 @@
 """A newer event for the same entity replaces an earlier one that nobody has paid for yet."""
 
+from dataclasses import replace
+
 from pipeline.preparation import Prepared, prepare
+from pipeline.requests import API
 from pipeline.rules.lifecycle import Source
 from schemas.request import EntityCreated
 from tests.integration.builders import CMS, FLARE, Steps, request_data
@@ -97,3 +100,18 @@ async def test_an_earlier_event_that_comes_again_changes_nothing(steps: Steps) -
 
     assert await states(steps) == {"first": "failed", "second": "waiting"}
     assert len(await steps.said("image-failed")) == 1
+
+
+async def test_a_request_over_http_supersedes_nothing_and_is_not_superseded(steps: Steps) -> None:
+    await steps.ask(event("event", "First"))
+    await steps.ask(replace(event("http", "Second"), event_source=API))
+    assert await steps.value("SELECT count(*) FROM imagepipe.requests WHERE state = 'failed'") == 0
+
+    await steps.ask(event("newer", "Third"))
+
+    rows = await steps.rows("SELECT event_id, state FROM imagepipe.requests ORDER BY sequence")
+    assert [tuple(row) for row in rows] == [
+        ("event", "failed"),
+        ("http", "waiting"),
+        ("newer", "waiting"),
+    ]
