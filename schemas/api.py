@@ -68,6 +68,8 @@ class Problem(_Answer):
 class RateLimit(_Answer):
     """Whether a picture with default options may be bought now."""
 
+    model_config = ConfigDict(json_schema_serialization_defaults_required=False)
+
     allowed: bool
     reason: str | None = Field(None, description="Only when not allowed.")
     retry_after: int | None = Field(

@@ -7,11 +7,42 @@ from typing import Self
 from pydantic import ConfigDict, Field, JsonValue, model_validator
 from pydantic_core import PydanticCustomError
 
-from schemas.strings import Heading, Phrase
+from schemas.strings import Heading, Phrase, Text
 from schemas.wire import WireModel
 
 CONTEXT_BYTES = 32 * 1024
 CONTEXT_KEYS = 200
+MAX_NUMBER = 2**53 - 1  # the largest integer that every JSON reader keeps exactly (RFC 7493)
+
+
+def value_schemas(ref: str) -> dict[str, JsonValue]:
+    """What decoding takes for a JSON value, and which values say nothing; `ref` is a template of
+    references such as `#/$defs/{model}`. Nesting is bounded as well, which no schema can say."""
+    value: JsonValue = {"$ref": ref.format(model="JsonValue")}
+    blank: JsonValue = {"$ref": ref.format(model="Blank")}
+    text: JsonValue = {"type": "string", "pattern": r"^[^\u0000]*$"}
+    return {
+        "JsonValue": {
+            "description": "Any JSON value without NUL; numbers as far as all readers keep them.",
+            "anyOf": [
+                {"type": "null"},
+                {"type": "boolean"},
+                {"type": "number", "minimum": -MAX_NUMBER, "maximum": MAX_NUMBER},
+                text,
+                {"type": "array", "items": value},
+                {"type": "object", "additionalProperties": value, "propertyNames": text},
+            ],
+        },
+        "Blank": {
+            "description": "A value that says nothing.",
+            "anyOf": [
+                {"type": "null"},
+                {"type": "string", "pattern": r"^\s*$"},
+                {"type": "array", "maxItems": 0},
+                {"type": "object", "additionalProperties": blank},
+            ],
+        },
+    }
 
 
 class ListingStatus(StrEnum):
@@ -27,8 +58,10 @@ class Context(WireModel):
     model_config = ConfigDict(
         extra="allow",
         json_schema_extra={
+            "maxProperties": CONTEXT_KEYS,
+            "propertyNames": {"pattern": r"^[^\u0000]*$"},
             "description": "What the picture should show. Other keys are kept, with any value. "
-            f"At most {CONTEXT_BYTES:,} bytes as JSON and {CONTEXT_KEYS} keys, nested ones too."
+            f"At most {CONTEXT_BYTES:,} bytes as JSON and {CONTEXT_KEYS} keys, nested ones too.",
         },
     )
     __pydantic_extra__: dict[str, JsonValue]
@@ -41,7 +74,9 @@ class Context(WireModel):
     category: Phrase | None = Field(None, description="At most 300 characters.")
     name: Heading | None = Field(None, description="At most 500 characters.")
     district: Phrase | None = Field(None, description="At most 300 characters.")
-    description: str | None = Field(None, max_length=5_000, description="At most 5,000 characters.")
+    description: Text | None = Field(
+        None, max_length=5_000, description="At most 5,000 characters."
+    )
     theme: Phrase | None = Field(None, description="At most 300 characters.")
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from schemas import examples
 from schemas.asyncapi import asyncapi
+from schemas.context import value_schemas
 from schemas.outcomes import ImageDeferred, ImageFailed, ImageReady
 from schemas.request import EntityCreated, ImageRequest
 from schemas.wire import WireModel
@@ -35,12 +36,22 @@ class _WithoutTitles(GenerateJsonSchema):
         return False
 
 
+def with_values(schema: dict[str, Any], ref: str = "#/$defs/{model}") -> dict[str, Any]:
+    """A request's schema that also says what decoding refuses, and that a context has to say
+    something; another schema as it is. `ref`: how it refers to its definitions."""
+    if "JsonValue" in schema.get("$defs", {}):
+        schema["$defs"] |= value_schemas(ref)
+        blank = {"additionalProperties": {"$ref": ref.format(model="Blank")}}
+        schema["else"]["properties"]["context"]["not"] = blank
+    return schema
+
+
 def published() -> dict[Path, str]:
     """The text of every document by its path below `DIRECTORY`."""
     documents: dict[Path, Mapping[str, Any]] = {
         Path("json", f"{name}.schema.json"): {
             "$schema": "https://json-schema.org/draft/2020-12/schema",
-            **model.model_json_schema(mode=mode, schema_generator=_WithoutTitles),
+            **with_values(model.model_json_schema(mode=mode, schema_generator=_WithoutTitles)),
             "examples": [example],
         }
         for name, model, mode, example in _CONTRACTS

@@ -12,7 +12,7 @@ from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from schemas.context import Context, ListingStatus
-from schemas.strings import EntityId, Folder, Tag
+from schemas.strings import EntityId, Folder, Tag, Text
 from schemas.wire import WireModel
 
 __all__ = [
@@ -109,7 +109,7 @@ class Upload(WireModel):
     )
     entity_type: EntityType | None = None
     entity_id: EntityId | None = Field(None, description="1 to 200 characters.")
-    alt: str | None = Field(
+    alt: Text | None = Field(
         None,
         max_length=500,
         description="At most 500 characters. When left out or blank: the title or the name.",
@@ -162,7 +162,7 @@ class ImageRequest(WireModel):
     model_config = ConfigDict(json_schema_extra=_CUSTOM_OR_CONTEXT)
 
     type: ImageType
-    prompt: str | None = Field(
+    prompt: Text | None = Field(
         None,
         max_length=32_000,
         description="For type custom, and only there: at most 32,000 characters, not blank.",

@@ -31,8 +31,10 @@ _SEGMENT = r"(?!\s)(?!\.+(?:/|$))(?!v[0-9]+(?:/|$))" + (
     rf'[^/\\?&#%<>+:*"|{_CONTROL}]{{1,60}}(?<!\s)'
 )
 
-Heading = Annotated[str, Field(max_length=500)]
-Phrase = Annotated[str, Field(max_length=300)]
+# Decoding refuses NUL wherever it stands; the schemas say so.
+Text = Annotated[str, Field(json_schema_extra={"pattern": r"^[^\u0000]*$"})]
+Heading = Annotated[Text, Field(max_length=500)]
+Phrase = Annotated[Text, Field(max_length=300)]
 
 Folder = Annotated[
     str,

@@ -8,6 +8,7 @@ from http import HTTPStatus
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.routing import APIRoute
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
@@ -26,6 +27,7 @@ DESCRIPTION = (
     "Images on request: each distinct picture is paid for once, limits are never exceeded."
     " Requests join the pictures that events have asked for, and the other way round."
 )
+ROUTERS: tuple[APIRouter, ...] = (generate.router, images.router, probes.router)
 
 
 def create_app(parts: Parts) -> FastAPI:
@@ -80,8 +82,7 @@ def _bare(lifespan: object) -> FastAPI:
         separate_input_output_schemas=False,
         redirect_slashes=False,
     )
-    router: APIRouter
-    for router in (generate.router, images.router, probes.router):
+    for router in ROUTERS:
         app.include_router(router)
     app.add_exception_handler(ApiProblem, _problem)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -107,13 +108,26 @@ async def _invalid(_: Request, error: Exception) -> Response:
     return ApiProblem(422, "invalid_request", sentence, details={"fields": found}).response
 
 
-async def _http(_: Request, error: Exception) -> Response:
+async def _http(request: Request, error: Exception) -> Response:
     """What Starlette refuses by itself: no such route, or not with this method."""
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
     code = status.phrase.lower().replace(" ", "_")
     sentence = f"{status.phrase}; the API is described at /docs."
-    return ApiProblem(status.value, code, sentence, headers=error.headers).response
+    headers = {"Allow": _allowed(request)} if status == HTTPStatus.METHOD_NOT_ALLOWED else {}
+    return ApiProblem(status.value, code, sentence, headers=headers).response
+
+
+def _allowed(request: Request) -> str:
+    """The methods of a path; each of our routes knows one, Starlette tells of the first alone."""
+    methods = [
+        method
+        for router in ROUTERS
+        for route in router.routes
+        if isinstance(route, APIRoute) and route.path_regex.match(request.url.path)
+        for method in route.methods or ()
+    ]
+    return ", ".join(sorted(methods)) or "GET, HEAD"  # the documentation's pages
 
 
 async def _database(_: Request, error: Exception) -> Response:

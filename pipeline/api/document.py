@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from schemas import api, examples
-from schemas.documents import DIRECTORY
+from schemas.documents import DIRECTORY, with_values
 from schemas.request import ImageRequest
 
 PATH = DIRECTORY / "openapi.json"
@@ -53,6 +53,11 @@ def problems_of(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": api.Problem, "description": _PROBLEMS[status]} for status in statuses}
 
 
+def link(operation: str, id_: str) -> dict[str, Any]:
+    """Where an answer's id may be used."""
+    return {operation: {"operationId": operation, "parameters": {"id": id_}}}
+
+
 def describe(app: FastAPI, *, keys: bool) -> dict[str, Any]:
     """The document of an application; without API keys there is no security to speak of."""
     document = get_openapi(
@@ -63,9 +68,8 @@ def describe(app: FastAPI, *, keys: bool) -> dict[str, Any]:
         openapi_version="3.1.0",
     )
     schemas = document["components"]["schemas"]
-    body = ImageRequest.model_json_schema(ref_template=_REF)
-    for name, schema in {**body.pop("$defs"), ImageRequest.__name__: body}.items():
-        schemas[name] = schema
+    body = with_values(ImageRequest.model_json_schema(ref_template=_REF), _REF)
+    schemas |= body.pop("$defs") | {ImageRequest.__name__: body}
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     if not keys:

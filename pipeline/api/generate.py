@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from pipeline import metrics, status
 from pipeline.api import answers
-from pipeline.api.document import REQUEST_BODY, problems_of
+from pipeline.api.document import REQUEST_BODY, link, problems_of
 from pipeline.api.parts import Generator, Given, Parts, Reader
 from pipeline.api.problems import ApiProblem, model_away
 from pipeline.api.reading import ClientGone, Preferences, read_body
@@ -47,12 +47,17 @@ IdempotencyKey = Annotated[
 
 @router.post(
     answers.PATH,
+    operation_id="generateImage",
     summary="Generate an image, or find it",
     openapi_extra=REQUEST_BODY,
     response_class=JSONResponse,
     responses={
         200: {"model": api.GeneratedImage | api.Consideration, "description": "The picture."},
-        202: {"model": api.Underway, "description": "It is being made, or waits for a limit."},
+        202: {
+            "model": api.Underway,
+            "description": "It is being made, or waits for a limit.",
+            "links": link("getResult", "$response.body#/id"),
+        },
         429: {"model": api.Refused, "description": "A limit has no room; nothing was queued."},
         **problems_of(400, 401, 403, 408, 409, 410, 413, 415, 422, 500, 502, 503, 504),
     },
@@ -167,6 +172,7 @@ async def _answer(given: Parts, key: Key | None, result: Result) -> Response:
 
 @router.get(
     answers.PATH,
+    operation_id="getLimits",
     summary="Limits, today's bill, and the queue",
     response_class=JSONResponse,
     responses={
@@ -183,6 +189,7 @@ async def limits_and_statistics(given: Given, _: Reader) -> Response:
 
 @router.get(
     answers.PATH + "/{id}",
+    operation_id="getResult",
     summary="What became of a request",
     response_class=JSONResponse,
     responses={

@@ -7,16 +7,17 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Response
+from pydantic import BeforeValidator
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from pipeline import pictures
-from pipeline.api.document import problems_of
+from pipeline.api.document import link, problems_of
 from pipeline.api.parts import Given, Reader
 from pipeline.api.problems import ApiProblem
-from pipeline.pictures import MOST_IN_A_PAGE, Cursor, Filter
+from pipeline.pictures import CURSOR, MOST_IN_A_PAGE, Cursor, Filter
 from schemas import api
 from schemas.request import EntityType, ImageType
 
@@ -25,15 +26,30 @@ FOREVER = "public, max-age=31536000, immutable"  # a file's name holds the hash 
 
 router = APIRouter(tags=["images"])
 
+
+def _written_as_a_day(given: object) -> object:
+    """Pydantic alone would take seconds since 1970, too."""
+    if isinstance(given, str) and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", given):
+        raise ValueError("must be a day such as 2026-11-22")
+    return given
+
+
+Day = Annotated[date, BeforeValidator(_written_as_a_day)]
+
 _SERVED = re.compile(r".+\.(webp|png|jpe?g)", re.IGNORECASE)
 
 
 @router.get(
     PATH,
+    operation_id="listImages",
     summary="Pictures, the newest first",
     response_class=JSONResponse,
     responses={
-        200: {"model": api.Images, "description": "A page of them."},
+        200: {
+            "model": api.Images,
+            "description": "A page of them.",
+            "links": link("getImage", "$response.body#/images/0/id"),
+        },
         **problems_of(401, 403, 422, 500, 503),
     },
 )
@@ -48,11 +64,11 @@ async def images(
     ] = None,
     type: Annotated[ImageType | None, Query()] = None,
     day: Annotated[
-        date | None, Query(description="A calendar day in the configured time zone.")
+        Day | None, Query(description="A calendar day in the configured time zone.")
     ] = None,
     limit: Annotated[int, Query(ge=1, le=MOST_IN_A_PAGE)] = 20,
     cursor: Annotated[
-        str | None, Query(max_length=200, description="`next` of the page before.")
+        str | None, Query(pattern=CURSOR, description="`next` of the page before.")
     ] = None,
 ) -> Response:
     """By entity: whatever pictures it was given, also those made for another one."""
@@ -61,26 +77,16 @@ async def images(
         page = await pictures.page(
             connection,
             wanted,
-            after=_after(cursor),
+            after=Cursor.parse(cursor) if cursor else None,
             limit=limit,
             trial=given.settings.trial,
         )
     return JSONResponse(page.model_dump(mode="json"))
 
 
-def _after(cursor: str | None) -> Cursor | None:
-    if cursor is None:
-        return None
-    try:
-        return Cursor.parse(cursor)
-    except (ValueError, OverflowError):
-        raise ApiProblem(
-            422, "invalid_request", "cursor: is not one that a page gave as its next."
-        ) from None
-
-
 @router.get(
     PATH + "/{id}",
+    operation_id="getImage",
     summary="One picture",
     response_class=JSONResponse,
     responses={

@@ -19,6 +19,7 @@ router = APIRouter(tags=["operation"])
 
 @router.get(
     "/healthz",
+    operation_id="getHealth",
     summary="Alive",
     response_class=JSONResponse,
     responses={200: {"model": api.Health, "description": "The process answers."}},
@@ -30,6 +31,7 @@ async def healthz() -> Response:
 
 @router.get(
     "/readyz",
+    operation_id="getReadiness",
     summary="Ready",
     response_class=JSONResponse,
     responses={
@@ -50,6 +52,7 @@ async def readyz(given: Given) -> Response:
 
 @router.get(
     "/metrics",
+    operation_id="getMetrics",
     summary="Metrics for Prometheus",
     response_class=Response,
     responses={
