@@ -13,8 +13,9 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 
 SEED ?= 1
 STEPS ?= 50000
+EXAMPLES ?= 200
 
-.PHONY: help demo test chaos fuzz bench-admission check lock schemas clean
+.PHONY: help demo test chaos fuzz fuzz-api bench-admission check lock schemas clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -39,6 +40,9 @@ fuzz: $(VENV)/installed-dev ## invent 50,000 steps for the ledger and compare it
 	@FUZZ_STEPS=$(STEPS) $(BIN)/python -m pytest --timeout 3600 $(ARGS) \
 	  tests/integration/test_ledger_model.py tests/integration/test_ledger_concurrency.py
 
+fuzz-api: $(VENV)/installed-dev ## a long run of schemathesis, all checks (EXAMPLES=200)
+	@FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest $(ARGS) tests/acceptance/test_schemathesis.py
+
 bench-admission: $(VENV)/installed-dev ## reservations per second, with an empty and a full ledger
 	@$(BIN)/python -m benchmarks.admission $(ARGS)
 
@@ -54,6 +58,7 @@ lock: ## write both lock files again (ARGS=--upgrade for newer versions)
 
 schemas: $(VENV)/installed ## write the generated contracts in schemas/ again
 	@$(BIN)/python -m schemas
+	@$(BIN)/python -m pipeline.api.document
 
 clean: ## remove what was built and fetched; .imagepipe, which holds data, stays
 	rm -rf $(VENV) tests/kafka/target *.egg-info .*_cache .hypothesis

@@ -19,6 +19,10 @@ written to the spool in PostgreSQL in the transaction that settles the real cost
 (`settlement.keep_picture`), are uploaded to the media host, and at last one transaction
 (`completion.complete`) stores the asset, ends the job and answers everybody who waits for it.
 
+A request over HTTP (`api.generate`, `orders`) takes the same way: a hit is one statement, a miss
+one transaction that records it, opens its job and reserves its money (`admission`), or refuses it
+and leaves nothing behind. A worker makes the picture; `waiting` answers whoever waits for it.
+
 Answers, refusals and dead letters are rows of the outbox, written in the transaction that decided
 them. `agents.announce` publishes them to Kafka and marks them once the broker has acknowledged.
 
@@ -35,7 +39,9 @@ Three promises
    are the only state; every loop may be killed at any instruction and run again.
 
 Where to read on, in the order in which data flows: `agents/intake.py`, `events.py`,
-`preparation.py`, `batches.py`, `intake.py`; `agents/generate.py`, `generation.py`, `claims.py`,
-`ledger.py`, `settlement.py`, `completion.py`; `outbox.py`, `relay.py`, `agents/announce.py`. Pure
-decisions are in `rules/`, the outside in `adapters/`, and `wiring.py` puts it all together.
+`preparation.py`, `batches.py`, `intake.py`, `hits.py`; `agents/generate.py`, `generation.py`,
+`claims.py`, `ledger.py`, `settlement.py`, `completion.py`; `outbox.py`, `relay.py`,
+`agents/announce.py`; and for HTTP `api/generate.py`, `orders.py`, `admission.py`, `waiting.py`,
+`attendance.py`. Pure decisions are in `rules/`, the outside in `adapters/`, and `wiring.py` puts
+it all together.
 """

@@ -46,22 +46,28 @@ EVENTS = Counter(
 )
 HTTP_REQUESTS = Counter(
     "imagepipe_http_requests",
-    "Requests over HTTP, by route and status.",
+    "Requests over HTTP, by route (never an id) and status.",
     ["route", "status"],
     registry=REGISTRY,
 )
 HITS = Counter(
-    "imagepipe_hits", "Requests answered from the cache at once.", ["source"], registry=REGISTRY
+    "imagepipe_hits",
+    "Requests answered from the cache at once, by source (live, api).",
+    ["source"],
+    registry=REGISTRY,
 )
 SAVED = Counter(
     "imagepipe_saved_usd", "What the pictures of those hits had cost.", registry=REGISTRY
 )
 PURCHASES = Counter(
-    "imagepipe_purchases", "Pictures received.", ["model", "type"], registry=REGISTRY
+    "imagepipe_purchases",
+    "Pictures received, by model and type.",
+    ["model", "type"],
+    registry=REGISTRY,
 )
 SPEND = Counter(
     "imagepipe_spend_usd",
-    "What calls cost, an unknown outcome at its upper bound.",
+    "What calls cost, by model and type; an unknown outcome at its upper bound.",
     ["model", "type"],
     registry=REGISTRY,
 )
@@ -73,14 +79,14 @@ OUTCOMES = Counter(
 )
 PROVIDER_SECONDS = Histogram(
     "imagepipe_provider_seconds",
-    "How long a call to the image model took, by how it ended.",
+    "How long a call to the image model took, by model and how it ended (bought, failed).",
     ["model", "outcome"],
     buckets=SECONDS,
     registry=REGISTRY,
 )
 READY_SECONDS = Histogram(
     "imagepipe_event_to_ready_seconds",
-    "From an event's record, or a request's arrival, to its picture being ready.",
+    "From an event's record, or a request's arrival, to its picture, by whether it was cached.",
     ["cached"],
     buckets=SECONDS,
     registry=REGISTRY,
@@ -93,8 +99,8 @@ PUBLISH_LAG = Histogram(
 )
 
 GAUGES = {
-    "imagepipe_window_remaining_requests": "Purchases that a limit has room for now.",
-    "imagepipe_window_remaining_usd": "US dollars that a limit has room for now.",
+    "imagepipe_window_remaining_requests": "Purchases a limit has room for, by limit and scope.",
+    "imagepipe_window_remaining_usd": "US dollars a limit has room for, by limit and scope.",
     "imagepipe_jobs": "Pictures on their way, by state.",
     "imagepipe_deferred_requests": "Requests that have been told to wait for a limit.",
     "imagepipe_spool_bytes": "Bytes of pictures that wait for their upload.",
@@ -267,33 +273,10 @@ async def timed_call(model: str, call: Callable[[], Awaitable[T]]) -> T:
 
 def as_markdown() -> str:
     """Every metric as a row of a table, for docs/metrics.md."""
-    rows = ["| metric | kind | labels | meaning |", "|---|---|---|---|"]
-    for metric in sorted(_own(), key=lambda one: one[0]):
-        rows.append("| " + " | ".join(metric) + " |")
+    families = [(family.name, family.type, family.documentation) for family in REGISTRY.collect()]
+    families += [(name, "gauge", meaning) for name, meaning in GAUGES.items()]
+    rows = ["| metric | kind | meaning |", "|---|---|---|"]
+    for name, kind, meaning in sorted(families):
+        suffix = "_total" if kind == "counter" else ""
+        rows.append(f"| `{name}{suffix}` | {kind} | {meaning} |")
     return "\n".join(rows) + "\n"
-
-
-def _own() -> Iterator[tuple[str, str, str, str]]:
-    labels_of_gauges = {
-        "imagepipe_window_remaining_requests": "limit, scope",
-        "imagepipe_window_remaining_usd": "limit, scope",
-        "imagepipe_jobs": "state",
-        "imagepipe_dead_letters": "reason",
-    }
-    for name, meaning in GAUGES.items():
-        yield f"`{name}`", "gauge", labels_of_gauges.get(name, ""), meaning
-    for value in list(globals().values()):
-        if isinstance(value, Counter):
-            yield (
-                f"`{value._name}_total`",
-                "counter",
-                ", ".join(value._labelnames),
-                value._documentation,
-            )
-        elif isinstance(value, Histogram):
-            yield (
-                f"`{value._name}`",
-                "histogram",
-                ", ".join(value._labelnames),
-                value._documentation,
-            )

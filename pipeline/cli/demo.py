@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import httpx2
 import typer
 from kafka import KafkaConsumer
 from rich.console import Console
@@ -20,6 +21,7 @@ from pipeline.events import Undecodable
 from pipeline.messages import Message
 from pipeline.settings import HOME, Settings
 from sandbox import samples
+from schemas.examples import LISTING
 
 PATIENCE = 120.0  # seconds until all outcomes must be there
 
@@ -53,17 +55,45 @@ def demo(
         Embedded(home, lambda step: console.print(f"[bold]==>[/] {step}")) as embedded,
     ):
         embedded.start_worker(log_file)
+        embedded.start_api(log_file)
         settings = embedded.settings
         entities = samples.read()
         console.print(f"[bold]==>[/] {len(entities)} entity-created events to Kafka")
         sent = _publish(settings, entities)
         console.print("[bold]==>[/] Waiting for their outcomes")
         rows = _outcomes(settings, sent, embedded.pictures)
-    console.print(_table(rows.values()))
+        console.print(_table(rows.values()))
+        _over_http(console, embedded.api_url)
     _summary(console, rows, embedded.pictures, log)
     if len(rows) < len(sent):
         console.print(f"{len(sent) - len(rows)} outcomes are missing; see {log}")
         raise typer.Exit(1)
+
+
+def _over_http(console: Console, address: str) -> None:
+    """The same over HTTP: a picture on request, and what limits and bill look like then."""
+    path = "/api/ai/generate-image"
+    console.print(f"[bold]==>[/] The same over HTTP: POST {path}")
+    with httpx2.Client(base_url=address, timeout=PATIENCE) as client:
+        _wait_for(client)
+        answer = client.post(path, json=LISTING)
+        console.print_json(answer.text)
+        console.print(f"[bold]==>[/] Limits and today's bill: GET {path}")
+        found = client.get(path).json()
+        shown = {name: found[name] for name in ("rateLimit", "stats", "cached", "saved")}
+        console.print_json(json.dumps(shown))
+
+
+def _wait_for(client: httpx2.Client) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            client.get("/healthz").raise_for_status()
+            return
+        except httpx2.TransportError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def _publish(settings: Settings, lines: list[str]) -> list[str]:

@@ -18,6 +18,7 @@ FROM_OUTSIDE = {
     "POSTGRES_PASSWORD": "p@ss/word",
     "OPENAI_API_KEY": "sk-test",
     "CLOUDINARY_URL": "cloudinary://key:secret@cloud",
+    "IMAGEPIPE_API_KEYS": "cms:read+generate:" + "0" * 64,
 }
 
 
@@ -48,7 +49,7 @@ def list_services(tmp_path: Path) -> Compose:
 def test_compose_accepts_the_file(list_services: Compose) -> None:
     answer = list_services(FROM_OUTSIDE)
     assert answer.returncode == 0, answer.stderr
-    assert set(answer.stdout.split()) == {"kafka", "postgres", "migrate", "worker"}
+    assert set(answer.stdout.split()) == {"kafka", "postgres", "migrate", "worker", "api"}
 
 
 @pytest.mark.parametrize("name", FROM_OUTSIDE)
@@ -61,7 +62,7 @@ def test_compose_says_what_is_missing(name: str, list_services: Compose) -> None
 
 
 def test_every_secret_of_the_compose_file_comes_from_outside() -> None:
-    secret = re.compile(r"^ *(\w*(?:PASSWORD|SECRET|TOKEN|_KEY|CLOUDINARY_URL)): *(.+)$", re.M)
+    secret = re.compile(r"^ *(\w*(?:PASSWORD|SECRET|TOKEN|_KEYS?|CLOUDINARY_URL)): *(.+)$", re.M)
     settings = secret.findall(COMPOSE.read_text())
     assert {name for name, _ in settings} >= {*FROM_OUTSIDE, "PGPASSWORD"}
     assert [name for name, value in settings if not value.startswith("${")] == []

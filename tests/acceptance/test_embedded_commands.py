@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from tests.acceptance.harness import (
@@ -53,6 +54,8 @@ def test_the_demo_buys_each_picture_in_its_first_run_and_none_in_its_second(
     assert 0 < bought < ready
     assert numbers(second.stdout) == (ready, 0)
     assert len(re.findall(r"dead letter", second.stdout)) == 1
+    assert '"success": true' in second.stdout
+    assert '"allowed": true' in second.stdout
     pictures = re.findall(r"^  (\S+\.webp)$", second.stdout, re.M)
     assert len(pictures) == bought
     assert all((directory / picture).read_bytes()[8:12] == b"WEBP" for picture in pictures)
@@ -75,6 +78,11 @@ def test_the_other_commands_find_what_up_has_started(directory: Path) -> None:
         assert json.loads(watched.stdout)["topic"] == "image-ready"
         status = json.loads(run(directory, "status", "--json").stdout)
         assert status["days"][0]["success"] == 1
+
+        [address] = re.findall(r"HTTP API  (http://\S+),", up.log)
+        same = {"type": "listing", "context": {"title": "daire"}}
+        answer = httpx2.post(f"{address}/api/ai/generate-image", json=same)
+        assert (answer.status_code, answer.json()["cached"]) == (200, True)
 
         second = run(directory, "up")
         assert second.returncode == 2
