@@ -18,12 +18,16 @@ class Difference:
 
 
 async def verify(connection: AsyncConnection) -> list[Difference]:
-    """Recompute every window from the reservations, and compare reservations with attempts.
+    """Recompute every window from the reservations, compare reservations with attempts, and find
+    money that is held for nothing.
 
     Takes the ledger's lock, so nothing is reserved or settled meanwhile; changes nothing.
     """
-    await ledger.lock(connection)
-    return [*await _windows(connection), *await _reservations(connection)]
+    return [
+        *await windows(connection),
+        *await _reservations(connection),
+        *await _held_for_nothing(connection),
+    ]
 
 
 async def _windows(connection: AsyncConnection) -> list[Difference]:
@@ -71,6 +75,25 @@ async def _reservations(connection: AsyncConnection) -> list[Difference]:
             f"reservation {row.id}",
             f"{row.held}, {row.microusd} micro-dollars, {row.requests} requests",
             f"attempt is {row.state}, cost {row.cost_microusd}, bound {row.bound_microusd}",
+        )
+        for row in rows
+    ]
+
+
+async def _held_for_nothing(connection: AsyncConnection) -> list[Difference]:
+    """Money is held for an attempt, or for a job that has not started yet."""
+    rows = await connection.execute(
+        text("""
+            SELECT r.id, r.microusd FROM imagepipe.reservations r
+            WHERE r.state = 'held'
+              AND NOT EXISTS (SELECT FROM imagepipe.attempts a WHERE a.id = r.id)
+              AND NOT EXISTS (SELECT FROM imagepipe.jobs j WHERE j.reserved = r.id)
+            ORDER BY r.id
+        """)
+    )
+    return [
+        Difference(
+            f"reservation {row.id}", f"held, {row.microusd} micro-dollars", "an attempt, or a job"
         )
         for row in rows
     ]

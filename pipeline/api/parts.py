@@ -30,7 +30,8 @@ class Parts:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-def parts(request: Request) -> Parts:
+async def parts(request: Request) -> Parts:
+    """Like the two below it is a coroutine, or FastAPI would call it in a thread."""
     found: Parts = request.app.state.parts
     return found
 
@@ -61,11 +62,11 @@ def _known(given: Parts, bearer: HTTPAuthorizationCredentials | None, scope: Sco
     return key
 
 
-def reader(given: Given, bearer: Bearer) -> ApiKey:
+async def reader(given: Given, bearer: Bearer) -> ApiKey:
     return _known(given, bearer, Scope.READ)
 
 
-def generator(given: Given, bearer: Bearer) -> ApiKey:
+async def generator(given: Given, bearer: Bearer) -> ApiKey:
     return _known(given, bearer, Scope.GENERATE)
 
 

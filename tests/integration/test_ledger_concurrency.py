@@ -150,7 +150,7 @@ class Crowd:
 
     async def check(self) -> None:
         async with self.engine.begin() as connection:
-            assert await audit.verify(connection) == []
+            assert await audit.windows(connection) == []
 
     def look_again(self) -> FullHistory:
         """Take every decision once more, in the order in which they were taken."""
@@ -215,7 +215,7 @@ async def test_64_connections_with_everything_that_reserves_or_settles_do_not_de
 
     await asyncio.gather(*(person() for _ in range(CONNECTIONS)))
     async with wide_engine.begin() as connection:
-        assert await audit.verify(connection) == []
+        assert await audit.windows(connection) == []
     assert await steps.value("SELECT count(*) FROM imagepipe.requests") == next(numbers)
     assert await steps.value("SELECT count(*) > 0 FROM imagepipe.attempts")
 
@@ -234,7 +234,7 @@ async def test_a_dollar_is_used_up_and_not_exceeded_by_a_micro_dollar(
     async with engine.begin() as connection:
         opened = await ledger.open_books(connection)
         counted = (await ledger.count(connection, DOLLAR, opened.now)).microusd
-        assert await audit.verify(connection) == []
+        assert await audit.windows(connection) == []
     assert counted == sum(spent) <= 1_000_000
     assert 1_000_000 - counted < min(PRICES)
     assert opened.books.blocking(Purchase("live", "listing", min(PRICES))) == [DOLLAR]

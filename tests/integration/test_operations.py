@@ -98,6 +98,17 @@ async def test_the_ledger_adds_up_and_says_when_it_does_not(steps: Steps) -> Non
     assert any(one.where.startswith("window global, 3600") for one in differences)
 
 
+async def test_money_that_is_held_for_nothing_is_found(steps: Steps) -> None:
+    await steps.ask(asked("one"))
+    claimed = await steps.claim_one()
+    assert await operate(steps, audit.verify) == []
+
+    await steps.execute("DELETE FROM imagepipe.attempts")
+
+    [difference] = await operate(steps, audit.verify)
+    assert difference.where == f"reservation {claimed.attempt_id}"
+
+
 async def test_nothing_is_bought_while_the_spool_is_full(steps: Steps) -> None:
     await steps.ask(asked("one"))
     await steps.keep(await steps.claim_one())
