@@ -30,7 +30,9 @@ async def verify(connection: AsyncConnection) -> list[Difference]:
     ]
 
 
-async def _windows(connection: AsyncConnection) -> list[Difference]:
+async def windows(connection: AsyncConnection) -> list[Difference]:
+    """Recompute every window; takes the ledger's lock."""
+    await ledger.lock(connection)
     rows = await connection.execute(
         text(f"""
             SELECT w.scope, w.span_seconds, w.requests, w.microusd,
