@@ -14,12 +14,13 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pipeline import ledger
+from pipeline.claims import MAY_BE_CALLED
 from pipeline.ids import time_ordered
 from pipeline.ledger import Reservation
 from pipeline.rules.limits import Books, Limit, Purchase, admit
 
 LOOKS_AHEAD = 1000
-"""Jobs of the queue that are considered before a purchase; behind more it is refused."""
+"""Jobs of the queue that are considered before a purchase. Where so many fit, windows are large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ async def decide(
     queue = [*await _ahead(connection, place), purchase]
     own = len(queue) - 1
     admission = admit(books, queue)  # takes the room of those who are admitted out of the books
-    if own in admission.admitted and own < LOOKS_AHEAD:
+    if own in admission.admitted:
         return Decision([], None)
     heads = [limits for scope, (_, limits) in admission.heads.items() if scope in purchase.scopes]
     limits = list(dict.fromkeys(limit for closed in heads for limit in closed))
@@ -68,13 +69,13 @@ async def decide(
 
 
 async def _ahead(connection: AsyncConnection, place: Place) -> list[Purchase]:
-    """What is due and stands before the place, without jobs that have their money."""
+    """What a claim would take before the place, without jobs that have their money."""
     rows = await connection.execute(
-        text("""
-            SELECT source, type, bound_microusd FROM imagepipe.jobs
-            WHERE state = 'queued' AND reserved IS NULL AND due_at <= clock_timestamp()
-              AND (priority > :priority OR priority = :priority AND sequence < :sequence)
-            ORDER BY priority DESC, sequence LIMIT :limit
+        text(f"""
+            SELECT j.source, j.type, j.bound_microusd FROM imagepipe.jobs j
+            WHERE j.reserved IS NULL AND {MAY_BE_CALLED}
+              AND (j.priority > :priority OR j.priority = :priority AND j.sequence < :sequence)
+            ORDER BY j.priority DESC, j.sequence LIMIT :limit
         """),
         {"priority": place.priority, "sequence": place.sequence, "limit": LOOKS_AHEAD},
     )

@@ -23,24 +23,30 @@ ABSENT_FOR = 10.0  # seconds
 
 
 async def attend(connection: AsyncConnection, ids: Sequence[UUID]) -> None:
-    """The clients of these requests are there: they wait for a start."""
+    """The clients of these requests are there: they wait for a start. One that has started needs
+    nobody any more."""
     await connection.execute(
         text("""
-            UPDATE imagepipe.requests
+            UPDATE imagepipe.requests r
             SET attended_until = clock_timestamp() + make_interval(secs => :seconds)
-            WHERE id = ANY(:ids) AND state = 'waiting'
+            FROM imagepipe.jobs j
+            WHERE r.id = ANY(:ids) AND r.state = 'waiting' AND j.id = r.job_id
+              AND j.state = 'queued'
         """),
         {"ids": list(ids), "seconds": ABSENT_FOR},
     )
 
 
 async def still_there(connection: AsyncConnection, ids: Sequence[UUID]) -> None:
-    """`attend` once more, those that have not started yet."""
+    """`attend` once more, those that have not started yet; who is locked is being dealt with."""
     await connection.execute(
         text("""
             UPDATE imagepipe.requests
             SET attended_until = clock_timestamp() + make_interval(secs => :seconds)
-            WHERE id = ANY(:ids) AND state = 'waiting' AND attended_until IS NOT NULL
+            WHERE id IN (
+                SELECT id FROM imagepipe.requests
+                WHERE id = ANY(:ids) AND state = 'waiting' AND attended_until IS NOT NULL
+                ORDER BY sequence FOR NO KEY UPDATE SKIP LOCKED)
         """),
         {"ids": list(ids), "seconds": ABSENT_FOR},
     )
@@ -77,16 +83,25 @@ async def clear(connection: AsyncConnection, topics: Topics) -> int:
 
 
 async def _release(connection: AsyncConnection) -> None:
-    """A reservation is kept for a queued job while somebody waits for its start."""
+    """A reservation is kept for a queued job while somebody waits for its start.
+
+    Two statements: whoever joins a job locks it first, so what is read after the lock is true.
+    """
+    locked = await connection.scalars(
+        text("""
+            SELECT id FROM imagepipe.jobs WHERE reserved IS NOT NULL
+            ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+        """)
+    )
     rows = await connection.execute(
         text("""
             SELECT j.id, j.reserved FROM imagepipe.jobs j
-            WHERE j.reserved IS NOT NULL AND (j.state <> 'queued' OR NOT EXISTS (
+            WHERE j.id = ANY(:locked) AND (j.state <> 'queued' OR NOT EXISTS (
                 SELECT FROM imagepipe.requests r
                 WHERE r.job_id = j.id AND r.state = 'waiting'
                   AND r.attended_until >= clock_timestamp()))
-            ORDER BY j.id FOR NO KEY UPDATE SKIP LOCKED
-        """)
+        """),
+        {"locked": list(locked)},
     )
     unused = {row.id: row.reserved for row in rows}
     if not unused:

@@ -17,9 +17,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from pipeline import assets, circuits, completion, ledger
 from pipeline.answers import Topics
 from pipeline.ids import time_ordered
-from pipeline.ledger import Reservation
+from pipeline.ledger import OpenBooks, Reservation, Settlement
 from pipeline.ports import ImageCall
-from pipeline.rules.lifecycle import Source
+from pipeline.rules.lifecycle import ReservationState, Source
 from pipeline.rules.limits import Limit, Purchase, admit
 from schemas.request import ImageType
 
@@ -81,6 +81,7 @@ async def claim(
     opened = await ledger.open_books(connection)
     paid = await _reserved(connection, slots)
     paid = await _answer_existing(connection, paid, result, topics, trial=trial)
+    paid = [candidate for candidate in paid if await _renewed(connection, opened, candidate)]
     await _start(connection, paid, call_timeout, call_margin)
     result.claimed += [candidate.claimed for candidate in paid]
     while len(result.claimed) < slots and "global" not in result.heads:
@@ -135,7 +136,7 @@ _COLUMNS = """
         AS probe
 """
 
-_MAY_BE_CALLED = """
+MAY_BE_CALLED = """
     j.state = 'queued' AND j.due_at <= clock_timestamp()
     AND NOT (j.joinable AND EXISTS (
         SELECT FROM imagepipe.jobs received
@@ -158,7 +159,7 @@ async def _reserved(connection: AsyncConnection, wanted: int) -> list[_Candidate
         text(f"""
             SELECT {_COLUMNS}
             FROM imagepipe.jobs j
-            WHERE j.reserved IS NOT NULL AND {_MAY_BE_CALLED}
+            WHERE j.reserved IS NOT NULL AND {MAY_BE_CALLED}
             ORDER BY j.priority DESC, j.sequence
             LIMIT :wanted FOR UPDATE OF j SKIP LOCKED
         """),
@@ -184,7 +185,7 @@ async def _candidates(
             CROSS JOIN LATERAL (
                 SELECT j.id FROM imagepipe.jobs j
                 WHERE j.source = open.source AND j.type = open.type AND j.reserved IS NULL
-                  AND {_MAY_BE_CALLED}
+                  AND {MAY_BE_CALLED}
                   AND NOT EXISTS (
                       SELECT FROM imagepipe.limits l
                       WHERE l.scope IN ('global', 'source:' || j.source, 'type:' || j.type)
@@ -253,6 +254,20 @@ async def _answer_existing(
             await completion.answer_from(connection, candidate.claimed.job_id, asset, topics)
             result.hits += 1
     return missing
+
+
+async def _renewed(connection: AsyncConnection, opened: OpenBooks, candidate: _Candidate) -> bool:
+    """Whether a job's money, held ahead, is good for a call now; else it queues for money."""
+    attempt_id = candidate.claimed.attempt_id
+    if await ledger.renew(connection, opened, attempt_id):
+        return True
+    released = Settlement(attempt_id, ReservationState.RELEASED, 0)
+    await ledger.settle(connection, [released])
+    await connection.execute(
+        text("UPDATE imagepipe.jobs SET reserved = NULL WHERE id = :id"),
+        {"id": candidate.claimed.job_id},
+    )
+    return False
 
 
 async def _start(

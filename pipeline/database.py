@@ -35,8 +35,11 @@ def sync_url(url: str) -> str:
     return make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
 
 
-def create_engine(url: str, *, pool_size: int = 10) -> AsyncEngine:
-    """An async engine for `postgresql://…`; connects lazily.
+def create_engine(
+    url: str, *, pool_size: int = 10, lock_timeout: float | None = None
+) -> AsyncEngine:
+    """An async engine for `postgresql://…`; connects lazily. `lock_timeout`: seconds after which
+    a statement that waits for somebody's lock fails (transient).
 
     Whatever the server's defaults are, transactions are READ COMMITTED (what is read after a lock
     is what its last holder left) and instants come in UTC (Python's arithmetic on any other zone
@@ -44,6 +47,8 @@ def create_engine(url: str, *, pool_size: int = 10) -> AsyncEngine:
     is ended by the server: a frozen worker would hold the ledger's lock for everybody.
     """
     options = make_url(url).query.get("options", "")
+    if lock_timeout is not None:
+        options = f"{options} -c lock_timeout={round(lock_timeout * 1000)}ms"
     return create_async_engine(
         sync_url(url),
         isolation_level="READ COMMITTED",

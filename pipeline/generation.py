@@ -74,6 +74,7 @@ class Generator:
         self._wake = asyncio.Event()
         self._announce = announce
         self._away = False
+        self._absent_from = 0.0  # the monotonic instant from which absent clients may be told
         self._stopping = False
         self._ended = asyncio.Event()
 
@@ -103,6 +104,7 @@ class Generator:
             elif not self._away:
                 log.warning("database is away, claiming waits", error=str(error).splitlines()[0])
             self._away = True
+            self._absent_from = time.monotonic() + attendance.ABSENT_FOR
             return False
         self._away = False
         return more
@@ -130,8 +132,7 @@ class Generator:
             )
         for charge in expired:
             metrics.count_spend(charge)
-        async with self._engine.begin() as connection:
-            abandoned = await attendance.clear(connection, work.topics)
+        abandoned = await self._clear_abandoned()
         async with self._engine.begin() as connection:
             uploads = await claim_uploads(
                 connection, slots=self._free, lease_seconds=work.upload_lease
@@ -144,6 +145,13 @@ class Generator:
         if expired or abandoned or deferred or claim.hits:
             self._announce()
         return bool(expired or uploads or claim.claimed or claim.hits)
+
+    async def _clear_abandoned(self) -> int:
+        """Not just after an outage: those who are there could not say so, either."""
+        if time.monotonic() < self._absent_from:
+            return 0
+        async with self._engine.begin() as connection:
+            return await attendance.clear(connection, self._work.topics)
 
     @property
     def _free(self) -> int:

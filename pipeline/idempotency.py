@@ -61,20 +61,15 @@ async def claim(
         """),
         names | {"kept": KEPT_FOR},
     )
-    await connection.execute(
-        text("""
-            INSERT INTO imagepipe.idempotency_keys (owner, key, fingerprint, request_id)
-            VALUES (:owner, :key, :fingerprint, :request) ON CONFLICT DO NOTHING
-        """),
-        names | {"fingerprint": key.fingerprint, "request": request_id},
-    )
     row = (
         await connection.execute(
             text("""
-                SELECT fingerprint, request_id, status, answer FROM imagepipe.idempotency_keys
-                WHERE owner = :owner AND key = :key FOR UPDATE
+                INSERT INTO imagepipe.idempotency_keys AS k (owner, key, fingerprint, request_id)
+                VALUES (:owner, :key, :fingerprint, :request)
+                ON CONFLICT (owner, key) DO UPDATE SET owner = k.owner  -- locks and returns it
+                RETURNING fingerprint, request_id, status, answer
             """),
-            names,
+            names | {"fingerprint": key.fingerprint, "request": request_id},
         )
     ).one()
     if row.fingerprint != key.fingerprint:

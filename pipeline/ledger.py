@@ -8,7 +8,7 @@ back; a window's totals hold exactly the reservations with `at > upto`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import text
@@ -166,6 +166,43 @@ async def reserve(
         for r in reservations
     ]
     await _add_to_windows(connection, added)
+
+
+async def renew(connection: AsyncConnection, opened: OpenBooks, id_: UUID) -> bool:
+    """Let a reservation that was made ahead count from `opened.now`, when its call is made.
+
+    Windows that it has left meanwhile must have room for it again; False, and nothing is changed,
+    where one has not.
+    """
+    held = (
+        await connection.execute(
+            text("SELECT at, source, type, microusd FROM imagepipe.reservations WHERE id = :id"),
+            {"id": id_},
+        )
+    ).one()
+    purchase = Purchase(held.source, held.type, held.microusd)
+    left = [
+        limit
+        for limit in opened.books.limits
+        if limit.scope in purchase.scopes
+        and held.at <= opened.now - timedelta(seconds=limit.span_seconds)
+    ]
+    if not all(opened.books.has_room(limit, purchase) for limit in left):
+        return False
+    opened.books.count(purchase, {limit.window for limit in left})
+    await connection.execute(
+        text("""
+            UPDATE imagepipe.windows
+            SET requests = requests + 1, microusd = microusd + :microusd
+            WHERE scope = ANY(:scopes) AND upto >= :at
+        """),
+        {"microusd": held.microusd, "scopes": list(purchase.scopes), "at": held.at},
+    )
+    await connection.execute(
+        text("UPDATE imagepipe.reservations SET at = :now WHERE id = :id"),
+        {"now": opened.now, "id": id_},
+    )
+    return True
 
 
 async def settle(connection: AsyncConnection, settlements: Sequence[Settlement]) -> None:

@@ -12,9 +12,10 @@ from typing import Literal
 import psycopg
 import structlog
 from psycopg import sql
-from sqlalchemy import make_url, text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from pipeline.database import create_engine
 from pipeline.requests import API, Asker
 
 log = structlog.get_logger()
@@ -42,17 +43,27 @@ async def _tell(connection: AsyncConnection, channel: Channel) -> None:
 async def listen(database_url: str, channel: Channel, nudge: Callable[[], None]) -> None:
     """Call `nudge` at every notice, and whenever some may have been missed; ends by
     cancellation. A database that is away is waited for."""
-    address = make_url(database_url).set(drivername="postgresql")
-    while True:
-        try:
-            connection = await psycopg.AsyncConnection.connect(
-                address.render_as_string(hide_password=False), autocommit=True, connect_timeout=5
-            )
-            async with connection:
-                await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
-                nudge()
-                async for _ in connection.notifies():
-                    nudge()
-        except psycopg.Error as error:
-            log.debug("not listening", channel=channel, error=str(error).strip())
-        await asyncio.sleep(AGAIN_AFTER)
+    engine = create_engine(database_url, pool_size=1)
+    told = False
+    try:
+        while True:
+            try:
+                await _listen_once(engine, channel, nudge)
+            except Exception as error:  # whoever is nudged looks by himself, too
+                if not told:
+                    log.warning("not listening, trying again", channel=channel, error=str(error))
+                    told = True
+            await asyncio.sleep(AGAIN_AFTER)
+    finally:
+        await engine.dispose()
+
+
+async def _listen_once(engine: AsyncEngine, channel: Channel, nudge: Callable[[], None]) -> None:
+    alone = engine.execution_options(isolation_level="AUTOCOMMIT")
+    async with alone.connect() as connection:
+        driver = (await connection.get_raw_connection()).driver_connection
+        assert isinstance(driver, psycopg.AsyncConnection)
+        await driver.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+        nudge()
+        async for _ in driver.notifies():
+            nudge()

@@ -95,7 +95,8 @@ async def retry(connection: AsyncConnection, job_id: UUID) -> JobState:
 async def _reopen(connection: AsyncConnection, job_id: UUID) -> None:
     waiting = await connection.execute(
         text("""
-            UPDATE imagepipe.requests SET state = 'waiting', error_code = NULL, finished_at = NULL
+            UPDATE imagepipe.requests
+            SET state = 'waiting', error_code = NULL, finished_at = NULL, attended_until = NULL
             WHERE job_id = :id AND state = 'failed' AND error_code <> 'superseded'
         """),
         {"id": job_id},

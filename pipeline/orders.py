@@ -19,7 +19,7 @@ from pipeline import admission, assets, attendance, hits, idempotency, intake, n
 from pipeline.admission import Decision, Place
 from pipeline.answers import Topics
 from pipeline.assets import StoredAsset
-from pipeline.database import was_rolled_back
+from pipeline.database import is_transient, was_rolled_back
 from pipeline.hits import Entry
 from pipeline.idempotency import Key, SavedAnswer
 from pipeline.ids import time_ordered
@@ -64,11 +64,15 @@ class Considered:
 
 
 class Orders:
-    """Takes orders for one process; `prepare`, then `place` or `consider`."""
+    """Takes orders for one process; `prepare`, then `place` or `consider`.
+
+    Hits have an engine of their own, of one connection.
+    """
 
     def __init__(
         self,
         engine: AsyncEngine,
+        engine_of_hits: AsyncEngine,
         model: Model,
         topics: Topics,
         *,
@@ -82,7 +86,12 @@ class Orders:
         self._output_format = output_format
         self._trial = trial
         self._may_try_again = may_try_again
-        self._hits = _Hits(engine, topics, trial=trial)
+        self._engine_of_hits = engine_of_hits
+        self._hits = _Hits(engine_of_hits, topics, trial=trial)
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+        await self._engine_of_hits.dispose()
 
     def prepare(self, request: ImageRequest, traceparent: str | None) -> Prepared:
         """A request of its own, whatever else was asked; raises `PromptTooLong`."""
@@ -124,7 +133,7 @@ class Orders:
             if isinstance(known, SavedAnswer):
                 return known
             if known != id_:
-                return (await results.read(connection, [known]))[known]
+                return await self._go_on(connection, known, park=park)
         await intake.record(connection, [prepared], topics=self._topics, trial=self._trial)
         result = (await results.read(connection, [id_]))[id_]
         if result.state is RequestState.WAITING:
@@ -133,6 +142,14 @@ class Orders:
                 await attendance.attend(connection, [id_])
             await notices.tell_queued(connection)
         return result
+
+    async def _go_on(self, connection: AsyncConnection, known: UUID, *, park: bool) -> Result:
+        """An earlier request, for which the client has come back."""
+        if park:
+            await attendance.park(connection, known)
+        else:
+            await attendance.still_there(connection, [known])
+        return (await results.read(connection, [known]))[known]
 
     async def _secure(self, connection: AsyncConnection, request_id: UUID) -> None:
         """See to it that the request's job is under way, or has its money and may start."""
@@ -227,7 +244,9 @@ class _Hits:
     async def _serve(self) -> None:
         while self._asking:
             asking, self._asking = self._asking[:MOST_AT_ONCE], self._asking[MOST_AT_ONCE:]
-            await self._answer(asking)
+            present = [one for one in asking if not one[1].done()]
+            if present:
+                await self._answer(present)
 
     async def _answer(self, asking: list[tuple[Prepared, asyncio.Future[Entry | None]]]) -> None:
         try:
@@ -240,11 +259,14 @@ class _Hits:
                     hits_only=True,
                 )
         except Exception as error:
-            if len(asking) > 1:  # one of them may be to blame for all
+            away = isinstance(error, SQLAlchemyError) and is_transient(error)
+            if len(asking) > 1 and not away:  # one of them may be to blame for all
                 for one in asking:
                     await self._answer([one])
-            elif not asking[0][1].done():
-                asking[0][1].set_exception(error)
+                return
+            for _, future in asking:
+                if not future.done():
+                    future.set_exception(error)
             return
         for prepared, future in asking:
             if not future.done():

@@ -116,9 +116,6 @@ def _next(rows: Sequence[Row[Any]], limit: int) -> str | None:
 
 
 def _image(row: Row[Any]) -> api.Image:
-    entity = None
-    if row.entity_type and row.entity_id:
-        entity = Entity(type=EntityType(row.entity_type), id=row.entity_id)
     made = row.made
     return api.Image(
         id=row.id,
@@ -131,13 +128,21 @@ def _image(row: Row[Any]) -> api.Image:
         alt=row.alt_text,
         title=row.title,
         type=made.get("type"),
-        entity=entity,
+        entity=_entity(row),
         model=Model(name=made["model"], size=made["size"], quality=made["quality"]),
         cost=usd(made["costMicroUsd"]),
-        revised_prompt=made["revisedPrompt"],
+        revised_prompt=made.get("revisedPrompt"),
         context_hash=row.context_hash,
         prompt_hash=row.prompt_hash,
         sha256=made["sha256"],
         usage_count=row.usage_count or 0,
         created_at=row.created_at,
     )
+
+
+def _entity(row: Row[Any]) -> Entity | None:
+    """The row is the CMS's: it may have given the picture to something that we do not know."""
+    try:
+        return Entity(type=EntityType(row.entity_type), id=row.entity_id)
+    except ValueError:
+        return None

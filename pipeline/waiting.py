@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from pipeline import attendance, idempotency, notices, results
+from pipeline.database import is_transient
 from pipeline.results import Result
 from pipeline.rules.lifecycle import RequestState
 
@@ -33,6 +34,9 @@ class Waiters:
         self._database_url = database_url
         self._futures: dict[UUID, set[asyncio.Future[Result]]] = {}
         self._wake = asyncio.Event()
+
+    async def close(self) -> None:
+        await self._engine.dispose()
 
     async def run(self) -> None:
         """Serve those who wait, until cancelled."""
@@ -73,8 +77,9 @@ class Waiters:
             event.clear()
             try:
                 await do()
-            except (SQLAlchemyError, OSError) as error:
-                log.warning("looking after those who wait failed", error=str(error).splitlines()[0])
+            except Exception as error:  # whoever waits would wait in vain from then on
+                known = isinstance(error, SQLAlchemyError) and is_transient(error)
+                log.warning("looking after those who wait failed", exc_info=not known)
                 await asyncio.sleep(1)
 
     async def _look(self) -> None:

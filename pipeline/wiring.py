@@ -27,6 +27,9 @@ from pipeline.waiting import Waiters
 if TYPE_CHECKING:
     from pipeline.api.parts import Parts
 
+LOCK_TIMEOUT = 5.0
+"""Seconds that a request over HTTP waits for the ledger before it is answered 503."""
+
 CATALOGUE = Path(__file__).with_name("catalogue.toml")
 
 
@@ -201,6 +204,7 @@ def api(settings: Settings) -> "Parts":
     from pipeline.api.keys import parse_keys  # noqa: PLC0415
     from pipeline.api.parts import Parts  # noqa: PLC0415
     from pipeline.api.problems import may_try_again  # noqa: PLC0415
+    from pipeline.api.readiness import Readiness  # noqa: PLC0415
 
     settings.require("database_url", "kafka_bootstrap_servers")
     kafka_security(settings)
@@ -209,16 +213,19 @@ def api(settings: Settings) -> "Parts":
         keys = parse_keys(settings.api_keys.get_secret_value()) if settings.api_keys else []
     except ValueError as error:
         raise SettingsError(f"IMAGEPIPE_API_KEYS: {error}") from None
-    engine = create_engine(settings.database_url, pool_size=10)
+    url = settings.database_url
     orders = Orders(
-        engine,
+        create_engine(url, pool_size=10, lock_timeout=LOCK_TIMEOUT),
+        create_engine(url, pool_size=1),
         model,
         topics(settings),
         output_format=settings.output_format,
         trial=settings.trial,
         may_try_again=may_try_again,
     )
-    return Parts(settings, model, engine, orders, Waiters(engine, settings.database_url), keys)
+    waiters = Waiters(create_engine(url, pool_size=2), url)
+    engine = create_engine(url, pool_size=5)
+    return Parts(settings, model, engine, orders, waiters, keys, Readiness(settings))
 
 
 def worker(settings: Settings) -> Worker:

@@ -115,11 +115,11 @@ def status(found: Status) -> Response:
     )
 
 
-def refused(decision: Decision, found: Status) -> ApiProblem:
+def refused(decision: Decision, limits: Iterable[LimitReport], now: datetime) -> ApiProblem:
     """429: no room, nothing was queued."""
-    limit = rate_limit(decision, found.now)
+    limit = rate_limit(decision, now)
     assert limit.reason is not None
-    headers = rate_limit_headers(found.limits, found.now)
+    headers = rate_limit_headers(limits, now)
     if limit.retry_after is not None:
         headers["Retry-After"] = str(limit.retry_after)
     return ApiProblem(

@@ -42,7 +42,7 @@ def create_app(parts: Parts) -> FastAPI:
             waiting.cancel()
             with suppress(asyncio.CancelledError):
                 await waiting
-            await parts.engine.dispose()
+            await parts.close()
 
     app = _bare(lifespan)
     app.state.parts = parts
@@ -137,7 +137,7 @@ async def _database(_: Request, error: Exception) -> Response:
     return ApiProblem(
         503,
         "database_unavailable",
-        "The database is away; nothing was bought. Try again.",
+        "The database is away, or too busy. Try again; with an Idempotency-Key that is safe.",
         headers={"Retry-After": "5"},
     ).response
 

@@ -6,9 +6,10 @@ from uuid import UUID
 
 import structlog
 from fastapi import APIRouter, Header, Query, Request
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import JSONResponse, Response
 
-from pipeline import metrics, status
+from pipeline import metrics, reports, status
 from pipeline.api import answers
 from pipeline.api.document import REQUEST_BODY, link, problems_of
 from pipeline.api.parts import Generator, Given, Parts, Reader
@@ -105,8 +106,9 @@ async def _place(
         placed = await given.orders.place(prepared, park=park, key=key)
     except OverLimit as over:
         async with given.engine.connect() as connection:
-            found = await status.read(connection, given.model, days=1)
-        raise answers.refused(over.decision, found) from None
+            now = await ledger_now(connection)
+            limits = await reports.limits(connection, now, prepared.bound_microusd)
+        raise answers.refused(over.decision, limits, now) from None
     except ModelAway as away:
         async with given.engine.connect() as connection:
             now = await ledger_now(connection)
@@ -145,7 +147,10 @@ async def _wait(
         if gone.done() and not gone.cancelled():
             log.info("the client left before its picture was ready", id=str(result.id))
             raise ClientGone
+    try:
         await given.orders.park(result.id)
+    except SQLAlchemyError:  # at worst it ends as abandoned, if it has not started yet
+        log.warning("a request could not be parked", id=str(result.id), exc_info=True)
     return None
 
 
@@ -166,7 +171,10 @@ async def _answer(given: Parts, key: Key | None, result: Result) -> Response:
     except ApiProblem as problem:
         code, body = problem.status, problem.body
     if key is not None and code < 500:
-        await given.orders.save(key, result.id, SavedAnswer(code, body))
+        try:
+            await given.orders.save(key, result.id, SavedAnswer(code, body))
+        except SQLAlchemyError:  # the request is there, and is what the key stands for
+            log.warning("an answer could not be kept with its idempotency key", exc_info=True)
     return JSONResponse(body, code)
 
 

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from pipeline.api.keys import NOBODY, ApiKey, Scope, find
 from pipeline.api.problems import ApiProblem
+from pipeline.api.readiness import Readiness
 from pipeline.orders import Orders
 from pipeline.rules.catalogue import Model
 from pipeline.settings import Settings
@@ -19,7 +20,11 @@ from pipeline.waiting import Waiters
 
 @dataclass(frozen=True)
 class Parts:
-    """Made once per process (`pipeline.wiring.api`)."""
+    """Made once per process (`pipeline.wiring.api`).
+
+    Orders may have to wait for the ledger's lock; so hits, those who wait, and what is only looked
+    at (`engine`) have connections of their own.
+    """
 
     settings: Settings
     model: Model
@@ -27,7 +32,13 @@ class Parts:
     orders: Orders
     waiters: Waiters
     keys: Sequence[ApiKey]
+    readiness: Readiness
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def close(self) -> None:
+        await self.orders.close()
+        await self.waiters.close()
+        await self.engine.dispose()
 
 
 async def parts(request: Request) -> Parts:

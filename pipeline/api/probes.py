@@ -7,12 +7,11 @@ import fastapi_offline
 from fastapi import APIRouter, FastAPI, Response
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse
 
-from pipeline import health, metrics
+from pipeline import metrics
 from pipeline.api.document import problems_of
-from pipeline.api.parts import Given, Reader
+from pipeline.api.parts import Bearer, Given, Reader, reader
+from pipeline.api.problems import ApiProblem
 from schemas import api
-
-WITHIN = 5.0  # seconds in which the consumer has to move where records wait
 
 router = APIRouter(tags=["operation"])
 
@@ -39,14 +38,16 @@ async def healthz() -> Response:
         503: {"model": api.Readiness, "description": "Something is not; it is named."},
     },
 )
-async def readyz(given: Given) -> Response:
-    """Database, migrations, broker, topics, and whether workers take in the events that wait."""
-    found = await asyncio.to_thread(health.look, given.settings, within=WITHIN)
-    body = api.Readiness(
-        ready=found.is_ready,
-        not_ready={str(part): trouble for part, trouble in found.troubles.items()},
-        lag=found.lag,
-    )
+async def readyz(given: Given, bearer: Bearer) -> Response:
+    """Database, migrations, broker, topics, and whether workers take in the events that wait.
+    Anybody may ask; why something is not ready is told to those with a key of scope read."""
+    found = await given.readiness.look()
+    try:
+        await reader(given, bearer)
+        told = {str(part): trouble for part, trouble in found.troubles.items()}
+    except ApiProblem:
+        told = {str(part): "not ready" for part in found.troubles}
+    body = api.Readiness(ready=found.is_ready, not_ready=told, lag=found.lag)
     return JSONResponse(body.model_dump(mode="json"), 200 if found.is_ready else 503)
 
 

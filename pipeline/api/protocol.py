@@ -38,20 +38,37 @@ class BoundedHttp(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._reading_head:
             self._head_bytes += len(data)
-            if self._timer is None:
+            if self._timer is None and not self._answering:
                 self._expect_head()
         super().data_received(data)
         if self._reading_head and self._head_bytes > LONGEST_HEAD:
             self._refuse(_TOO_LARGE)
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._reading_head:
+            super().on_header(name, value)
+            return
+        self._head_bytes += len(name) + len(value)  # a trailer after the body: nobody reads it
+        if self._head_bytes > LONGEST_HEAD:
+            self._refuse(_TOO_LARGE)
+
     def on_headers_complete(self) -> None:
-        self._reading_head = False
+        self._reading_head, self._head_bytes = False, 0
         self._stop_timer()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._reading_head, self._head_bytes = True, 0
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._head_bytes and self._timer is None:  # the next request has begun to come
+            self._expect_head()
+
+    @property
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
     def _expect_head(self) -> None:
         self._timer = self.loop.call_later(HEAD_WITHIN, self._refuse, _TOO_SLOW)
@@ -65,5 +82,6 @@ class BoundedHttp(HttpToolsProtocol):
         self._stop_timer()
         transport: Any = self.transport
         if not transport.is_closing():
-            transport.write(answer)
+            if not self._answering:
+                transport.write(answer)
             transport.close()

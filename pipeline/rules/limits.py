@@ -63,9 +63,12 @@ class Books:
         return [
             limit
             for limit in self.limits
-            if limit.scope in purchase.scopes
-            and not limit.has_room(*self.totals[limit.window], purchase.microusd)
+            if limit.scope in purchase.scopes and not self.has_room(limit, purchase)
         ]
+
+    def has_room(self, limit: Limit, purchase: Purchase) -> bool:
+        """Whether the limit's window has room for the purchase now."""
+        return limit.has_room(*self.totals[limit.window], purchase.microusd)
 
     def never_fits(self, purchase: Purchase) -> list[Limit]:
         """The limits that would refuse the purchase even in an empty window."""
@@ -77,9 +80,13 @@ class Books:
 
     def take(self, purchase: Purchase) -> None:
         """Count the purchase in every window of its scopes."""
-        for window, (requests, spent) in self.totals.items():
-            if window[0] in purchase.scopes:
-                self.totals[window] = requests + 1, spent + purchase.microusd
+        self.count(purchase, {window for window in self.totals if window[0] in purchase.scopes})
+
+    def count(self, purchase: Purchase, windows: Iterable[tuple[str, int]]) -> None:
+        """Count the purchase in these windows."""
+        for window in windows:
+            requests, spent = self.totals[window]
+            self.totals[window] = requests + 1, spent + purchase.microusd
 
 
 @dataclass(frozen=True, slots=True)
