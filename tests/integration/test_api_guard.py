@@ -3,15 +3,19 @@
 import asyncio
 import json
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline import ledger, wiring
 from pipeline.api import keys, protocol, reading
 from pipeline.api.guard import SECURITY
 from pipeline.api.keys import Scope
+from pipeline.generation import Generator
 from tests.integration.api import PATH, Api, listing
+from tests.integration.builders import Steps
 from tests.integration.conftest import StartApi
 
 DEEP = "[" * 30 + "]" * 30
@@ -243,7 +247,7 @@ async def test_the_documentation_needs_nobody_else(api: Api) -> None:
 
 
 async def test_an_error_of_ours_shows_no_stack_trace(
-    api: Api, steps: Any, caplog: pytest.LogCaptureFixture
+    api: Api, steps: Steps, caplog: pytest.LogCaptureFixture
 ) -> None:
     await steps.execute("ALTER TABLE imagepipe.requests RENAME alt TO old_alt")
     answer = await api.post(listing())
@@ -258,3 +262,67 @@ async def test_a_database_that_is_away_is_no_purchase(start_api: StartApi) -> No
     answer = await api.post(listing())
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "database_unavailable")
     assert answer.headers["retry-after"]
+
+
+async def test_trailers_are_bounded_and_dropped(api: Api) -> None:
+    head = (
+        f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        "Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n2\r\n{}\r\n0\r\n"
+    )
+    few = await asyncio.to_thread(_raw, api.port, f"{head}x: y\r\n\r\n".encode())
+    assert few.startswith(b"HTTP/1.1 422 ")
+
+    def flood() -> int:
+        with socket.create_connection(("127.0.0.1", api.port), timeout=10) as connection:
+            connection.sendall(head.encode())
+            sent = 0
+            try:
+                while sent < 10_000_000:
+                    connection.sendall(b"x: " + b"y" * 1000 + b"\r\n")
+                    sent += 1000
+            except OSError:
+                pass
+            return sent
+
+    assert await asyncio.to_thread(flood) < 10_000_000
+
+
+@pytest.mark.parametrize("sandbox", [0.8], indirect=True)
+async def test_stray_bytes_after_a_request_do_not_end_its_wait(
+    api: Api, working: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_WITHIN", 0.2)
+    body = json.dumps(listing()).encode()
+    head = (
+        f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+
+    def ask() -> bytes:
+        with socket.create_connection(("127.0.0.1", api.port), timeout=10) as connection:
+            connection.sendall(head.encode() + body)
+            time.sleep(0.1)
+            connection.sendall(b"\r\n")
+            return connection.recv(65_536)
+
+    assert (await asyncio.to_thread(ask)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_hits_and_looks_go_on_while_orders_wait_for_the_ledger(
+    start_api: StartApi, working: Generator, steps: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wiring, "LOCK_TIMEOUT", 1.5)
+    api = await start_api()
+    await api.post(listing())
+    async with steps.engine.begin() as connection:
+        await ledger.lock(connection)
+        misses = [asyncio.create_task(api.post(listing(f"Miss {n}"))) for n in range(12)]
+        await steps.until_blocked(10)
+        async with asyncio.timeout(1):
+            assert (await api.post(listing())).json()["cached"] is True
+            assert (await api.get()).status_code == 200
+            await api.parts.waiters._attend()
+        answers = await asyncio.gather(*misses)
+    assert {answer.status_code for answer in answers} == {503}
+    assert answers[0].json()["error"]["code"] == "database_unavailable"
+    assert await steps.value("SELECT count(*) FROM imagepipe.requests") == 2

@@ -128,3 +128,30 @@ async def test_a_malformed_key_is_refused(api: Api, key: str) -> None:
     )
     assert answer.status_code == 422
     assert "Idempotency-Key" in answer.json()["error"]["message"]
+
+
+async def test_a_client_that_comes_back_to_park_is_parked(api: Api, steps: Steps) -> None:
+    waiting = asyncio.create_task(api.post(listing(), idempotency_key="order-1"))
+    await steps.until("SELECT count(*) = 1 FROM imagepipe.requests WHERE attended_until > now()")
+    waiting.cancel()
+    await asyncio.wait({waiting})
+
+    parked = await api.post(listing(), idempotency_key="order-1", prefer="respond-async")
+
+    assert parked.status_code == 202
+    assert await steps.value("SELECT attended_until FROM imagepipe.requests") is None
+
+
+async def test_a_client_that_comes_back_to_wait_is_there_again(api: Api, steps: Steps) -> None:
+    waiting = asyncio.create_task(api.post(listing(), idempotency_key="order-1"))
+    await steps.until("SELECT count(*) = 1 FROM imagepipe.requests WHERE attended_until > now()")
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    nearly = "clock_timestamp() + interval '1 s'"
+    await steps.execute(f"UPDATE imagepipe.requests SET attended_until = {nearly}")
+
+    again = asyncio.create_task(api.post(listing(), idempotency_key="order-1"))
+
+    await steps.until(f"SELECT attended_until > {nearly} FROM imagepipe.requests")
+    again.cancel()
+    await asyncio.wait({again})

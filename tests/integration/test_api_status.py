@@ -4,6 +4,8 @@ from datetime import UTC, datetime
 
 import pytest
 
+from pipeline.api import keys
+from pipeline.api.keys import Scope
 from pipeline.generation import Generator
 from sandbox.faults import Fault
 from sandbox.server import Sandbox
@@ -137,6 +139,17 @@ async def test_one_picture_has_its_origin(api: Api, steps: Steps) -> None:
     assert missing.status_code == 404
 
 
+async def test_a_picture_that_the_cms_uses_otherwise_is_shown_all_the_same(
+    api: Api, steps: Steps
+) -> None:
+    await steps.make(asked("1", "Villa"))
+    await steps.execute("UPDATE media_assets SET entity_type = 'page', alt_text = NULL")
+
+    [image] = (await api.get(IMAGES)).json()["images"]
+
+    assert (image["entity"], image["alt"]) == (None, None)
+
+
 @pytest.mark.parametrize(
     "query",
     [
@@ -161,6 +174,15 @@ async def test_the_process_is_alive_whatever_is_away(api: Api) -> None:
     ready = await api.get("/readyz")
     assert ready.status_code == 503  # there is no broker here
     assert set(ready.json()["notReady"]) == {"broker"}
+    assert "127.0.0.1:1" in ready.json()["notReady"]["broker"]
+
+
+async def test_strangers_are_not_told_why_something_is_not_ready(start_api: StartApi) -> None:
+    secret, key = keys.new_key("reads", frozenset({Scope.READ}))
+    api = await start_api(api_keys=str(key))
+    assert (await api.get("/readyz")).json()["notReady"] == {"broker": "not ready"}
+    told = await api.get("/readyz", authorization=f"Bearer {secret}")
+    assert "127.0.0.1:1" in told.json()["notReady"]["broker"]
 
 
 async def test_metrics_count_and_name_no_entity(api: Api, working: Generator, steps: Steps) -> None:
