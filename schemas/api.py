@@ -9,6 +9,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from schemas import examples
 from schemas.outcomes import Count, Model, Pixels, Provenance, Sha256
 from schemas.request import Entity
 from schemas.wire import Instant, Usd, WireModel
@@ -27,7 +28,11 @@ class _Answer(WireModel):
 class GeneratedImage(BaseModel):
     """The picture, in the specification's words."""
 
-    model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
+    model_config = ConfigDict(
+        frozen=True,
+        json_schema_serialization_defaults_required=True,
+        json_schema_extra={"examples": [examples.GENERATED_IMAGE]},
+    )
 
     success: Literal[True] = True
     cached: bool = Field(description="Whether the picture existed, or was being made, already.")
@@ -43,6 +48,8 @@ class GeneratedImage(BaseModel):
 
 class Underway(_Answer):
     """The picture is being made; ask for it at `location`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.UNDERWAY]})
 
     success: Literal[True] = True
     id: RequestId
@@ -60,6 +67,8 @@ class Error(_Answer):
 
 class Problem(_Answer):
     """Every answer that is no success."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.PROBLEM]})
 
     success: Literal[False] = False
     error: Error
@@ -80,11 +89,15 @@ class RateLimit(_Answer):
 class Refused(Problem):
     """A limit has no room, and nothing was queued."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.REFUSED]})
+
     rate_limit: RateLimit
 
 
 class FinishedImage(GeneratedImage):
     """A request that has its picture."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.FINISHED_IMAGE]})
 
     id: RequestId
     state: Literal["ready"] = "ready"
@@ -92,6 +105,8 @@ class FinishedImage(GeneratedImage):
 
 class FailedRequest(Problem):
     """A request that gets no picture."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.FAILED_REQUEST]})
 
     id: RequestId
     state: Literal["failed"] = "failed"

@@ -118,3 +118,69 @@ IMAGE_DEFERRED: dict[str, JsonValue] = ImageDeferred(
     causation=_CAUSATION,
     occurred_at=datetime(2026, 11, 22, 10, 0, 30, tzinfo=UTC),
 ).model_dump(mode="json")
+
+GENERATED_IMAGE: dict[str, JsonValue] = {
+    "success": True,
+    "cached": False,
+    "public_id": "imagepipe-012c6c8d-f967011d6144",
+    "url": "https://media.example/imagepipe-012c6c8d-f967011d6144.webp",
+    "width": 1792,
+    "height": 1024,
+    "format": "webp",
+    "media_asset_id": "0b8f6a52-9f0e-4c3e-8a53-3d6f5b0c1e77",
+    "revised_prompt": None,
+    "cost": 0.12,
+}
+
+FINISHED_IMAGE: dict[str, JsonValue] = {
+    **GENERATED_IMAGE,
+    "id": str(_REQUEST_ID),
+    "state": "ready",
+}
+
+UNDERWAY: dict[str, JsonValue] = {
+    "success": True,
+    "id": str(_REQUEST_ID),
+    "state": "generating",
+    "location": f"/api/ai/generate-image/{_REQUEST_ID}",
+}
+
+PROBLEM: dict[str, JsonValue] = {
+    "success": False,
+    "error": {
+        "code": "invalid_request",
+        "message": "options.size: '1x1' is not one of 1024x1024, 1792x1024, 1024x1792",
+        "details": {
+            "fields": [
+                {
+                    "field": "options.size",
+                    "message": "'1x1' is not one of 1024x1024, 1792x1024, 1024x1792",
+                }
+            ]
+        },
+    },
+}
+
+_NO_ROOM = "The limit hour (20 requests per 1h) has no room for 0:36:51."
+
+REFUSED: dict[str, JsonValue] = {
+    "success": False,
+    "error": {
+        "code": "rate_limited",
+        "message": f"{_NO_ROOM} Try again later, or send Prefer: respond-async to wait in the"
+        " queue.",
+        "details": {"limits": ["hour"]},
+    },
+    "rateLimit": {"allowed": False, "reason": _NO_ROOM, "retryAfter": 2211},
+}
+
+FAILED_REQUEST: dict[str, JsonValue] = {
+    "success": False,
+    "error": {
+        "code": "policy",
+        "message": "The safety system refuses this prompt.",
+        "details": {"errorClass": "policy", "provider": "moderation_blocked"},
+    },
+    "id": str(_REQUEST_ID),
+    "state": "failed",
+}

@@ -1,6 +1,7 @@
 """`imagepipe worker`."""
 
 import os
+import socket
 import sys
 
 from sqlalchemy.exc import OperationalError
@@ -20,9 +21,22 @@ def worker() -> None:
     settings = load()
     wiring.worker(settings)  # everything that can be wrong is found here
     refuse_unmigrated(settings)
+    _refuse_a_taken_port(settings)
     python = sys.executable
     faust = [python, "-m", "faust", "-A", "agents.app", "worker", "-l", "info", "--without-web"]
     os.execv(python, faust)  # noqa: S606 (signals go straight to the worker)
+
+
+def _refuse_a_taken_port(settings: Settings) -> None:
+    if not settings.metrics_port:
+        return
+    try:
+        socket.create_server((settings.metrics_host, settings.metrics_port)).close()
+    except OSError as error:
+        raise SettingsError(
+            f"IMAGEPIPE_METRICS_PORT: cannot listen on {settings.metrics_host} port"
+            f" {settings.metrics_port}: {error.strerror}; take another one, or 0 for none"
+        ) from None
 
 
 def refuse_unmigrated(settings: Settings) -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
+from schemas import api, examples
 from schemas.documents import DIRECTORY, stale
 from schemas.outcomes import ImageDeferred, ImageFailed, ImageReady
 from schemas.request import EntityCreated, ImageRequest
@@ -84,3 +86,20 @@ def test_an_event_has_to_name_its_entity_and_outcomes_may_grow() -> None:
     for name in ("image-ready", "image-failed", "image-deferred"):
         text = (DIRECTORY / "json" / f"{name}.schema.json").read_text(encoding="utf-8")
         assert "additionalProperties" not in text
+
+
+@pytest.mark.parametrize(
+    ("model", "example"),
+    [
+        (api.GeneratedImage, examples.GENERATED_IMAGE),
+        (api.FinishedImage, examples.FINISHED_IMAGE),
+        (api.Underway, examples.UNDERWAY),
+        (api.Problem, examples.PROBLEM),
+        (api.Refused, examples.REFUSED),
+        (api.FailedRequest, examples.FAILED_REQUEST),
+    ],
+)
+def test_examples_of_answers_are_what_the_models_write(
+    model: type[BaseModel], example: dict[str, Any]
+) -> None:
+    assert model.model_validate(example).model_dump(mode="json") == example
