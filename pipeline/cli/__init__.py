@@ -13,12 +13,14 @@ from sqlalchemy.exc import DBAPIError
 from pipeline.cli import (
     api,
     demo,
+    explain,
     jobs,
     ledger,
     limits,
     migrate,
     publish,
     ready,
+    reconcile,
     resume,
     status,
     up,
@@ -54,6 +56,8 @@ app.command("ready")(ready.ready)
 app.add_typer(limits.app, name="limits")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(ledger.app, name="ledger")
+app.command("explain")(explain.explain)
+app.command("reconcile")(reconcile.reconcile)
 app.command("resume")(resume.resume)
 
 

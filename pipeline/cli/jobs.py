@@ -3,16 +3,15 @@
 import json
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 from uuid import UUID
 
 import typer
 from rich.table import Table
-from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pipeline import operations, wiring
-from pipeline.cli.screen import console
+from pipeline.cli.screen import console, plain
 from pipeline.cli.session import in_transaction
 from pipeline.operations import NotPossible, Story
 from pipeline.rules.lifecycle import JobState
@@ -42,7 +41,7 @@ def list_(
     find = partial(operations.find, states=state or UNFINISHED, limit=limit)
     rows = in_transaction(load(), find)
     if as_json:
-        typer.echo(json.dumps([_plain(row) for row in rows], indent=2))
+        typer.echo(json.dumps([plain(row) for row in rows], indent=2))
         return
     table = Table("job", "state", "source", "type", "entity", "tries", "due (UTC)", "error")
     for row in rows:
@@ -64,9 +63,9 @@ def show(job: JobId, as_json: AsJson = False) -> None:
     """
     story = _possible(partial(operations.story, job_id=job))
     data = {
-        "job": _plain(story.job),
-        "attempts": [_plain(row) for row in story.attempts],
-        "requests": [_plain(row) for row in story.requests],
+        "job": plain(story.job),
+        "attempts": [plain(row) for row in story.attempts],
+        "requests": [plain(row) for row in story.requests],
     }
     if as_json:
         typer.echo(json.dumps(data, indent=2))
@@ -107,17 +106,9 @@ def _possible(work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         raise typer.Exit(1) from None
 
 
-def _plain(row: Row[Any]) -> dict[str, Any]:
-    """A row as JSON: ids and instants as text."""
-    return {
-        name: value if isinstance(value, int | bool | dict | None) else str(value)
-        for name, value in row._mapping.items()
-    }
-
-
 def _print(story: Story) -> None:
     screen = console()
-    for name, value in _plain(story.job).items():
+    for name, value in plain(story.job).items():
         if value is not None:
             screen.print(f"{name:16} {value}", highlight=False, markup=False)
     attempts = Table("attempt", "state", "started (UTC)", "money", "micro-USD", "error")
