@@ -62,13 +62,14 @@ async def _reservations(connection: AsyncConnection) -> list[Difference]:
             SELECT a.id, a.state, a.cost_microusd, r.state AS held, r.microusd, r.requests,
                    r.bound_microusd
             FROM imagepipe.attempts a LEFT JOIN imagepipe.reservations r ON r.id = a.id
-            WHERE (a.state, coalesce(r.state, '')) NOT IN (
+            WHERE a.started_at >= (SELECT history_from FROM imagepipe.ledger_clock) AND (
+                  (a.state, coalesce(r.state, '')) NOT IN (
                     ('started', 'held'), ('bought', 'settled'), ('refused', 'released'),
                     ('unknown', 'unknown'))
                OR a.state = 'bought' AND r.microusd <> a.cost_microusd
                OR a.state = 'refused' AND (r.microusd, r.requests) <> (0, 0)
                OR a.state IN ('started', 'unknown') AND r.microusd <> r.bound_microusd
-               OR a.state <> 'refused' AND r.requests <> 1
+               OR a.state <> 'refused' AND r.requests <> 1)
             ORDER BY a.id
         """)
     )

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pipeline import outbox
 from pipeline.events import Record
-from pipeline.messages import Message, dead_letter
+from pipeline.messages import ATTEMPTS_HEADER, Message, dead_letter
 
 LARGEST_WHOLE = 1_000_000
 """Bytes of a record that fits into one message again, with the reason's headers added (Kafka's
@@ -39,6 +39,12 @@ class DeadLetter:
         return uuid5(_NAMESPACE, f"{place}\0{self.sha256}")
 
     @property
+    def attempts(self) -> int:
+        """How often the record has been refused, with this time: a redriven one says so itself."""
+        given = dict(self.record.headers).get(ATTEMPTS_HEADER) or b""
+        return int(given) + 1 if given.isdigit() and len(given) < 5 else 1
+
+    @property
     def size(self) -> int:
         record = self.record
         headers = sum(len(name.encode()) + len(value or b"") for name, value in record.headers)
@@ -59,11 +65,12 @@ async def record(
     rows = await connection.scalars(
         text("""
             INSERT INTO imagepipe.dead_letters
-                (id, topic, partition, "offset", size, sha256, code, message, whole)
+                (id, topic, partition, "offset", size, sha256, code, message, whole, attempts)
             SELECT * FROM unnest(
                 CAST(:ids AS uuid[]), CAST(:topics AS text[]), CAST(:partitions AS integer[]),
                 CAST(:offsets AS bigint[]), CAST(:sizes AS bigint[]), CAST(:hashes AS text[]),
-                CAST(:codes AS text[]), CAST(:messages AS text[]), CAST(:whole AS boolean[]))
+                CAST(:codes AS text[]), CAST(:messages AS text[]), CAST(:whole AS boolean[]),
+                CAST(:attempts AS integer[]))
             ON CONFLICT (id) DO NOTHING
             RETURNING id
         """),
@@ -77,6 +84,7 @@ async def record(
             "codes": [letter.code for letter in unique.values()],
             "messages": [letter.message for letter in unique.values()],
             "whole": [letter.whole for letter in unique.values()],
+            "attempts": [letter.attempts for letter in unique.values()],
         },
     )
     new = [unique[id_] for id_ in rows]
@@ -93,6 +101,6 @@ def _message(letter: DeadLetter, topic: str, group: str) -> Message:
         code=letter.code,
         message=letter.message,
         error_class="permanent",
-        attempts=1,
+        attempts=letter.attempts,
         group=group,
     )

@@ -124,7 +124,8 @@ def dead_letter(
     attempts: int,
     group: str,
 ) -> Message:
-    """The record, untouched, with the reason appended in the headers of Spring's dead letters.
+    """The record, untouched, with the reason in the headers of Spring's dead letters; they take the
+    place of an earlier reason's.
 
     `group` is the consumer group that gave up. Integers are big-endian: the partition in four
     bytes, offset and timestamp (milliseconds) in eight. Our errors are no Java classes, so
@@ -139,9 +140,42 @@ def dead_letter(
         ("kafka_dlt-exception-fqcn", f"imagepipe.{code}".encode()),
         ("kafka_dlt-exception-message", message.encode()),
         ("x-error-class", error_class.encode()),
-        ("x-attempts", str(attempts).encode()),
+        (ATTEMPTS_HEADER, str(attempts).encode()),
     )
-    return Message(topic, record.key, record.value, record.headers + reason)
+    headers = tuple(pair for pair in record.headers if pair[0] not in REASON_HEADERS)
+    return Message(topic, record.key, record.value, headers + reason)
+
+
+ATTEMPTS_HEADER = "x-attempts"
+REASON_HEADERS = frozenset(
+    {
+        "kafka_dlt-original-topic",
+        "kafka_dlt-original-partition",
+        "kafka_dlt-original-offset",
+        "kafka_dlt-original-timestamp",
+        "kafka_dlt-original-consumer-group",
+        "kafka_dlt-exception-fqcn",
+        "kafka_dlt-exception-message",
+        "x-error-class",
+        ATTEMPTS_HEADER,
+    }
+)
+"""What `dead_letter` adds to a record."""
+
+
+def original_place(headers: Headers) -> tuple[str, int, int, int] | None:
+    """Where a dead letter came from: topic, partition, offset, timestamp (milliseconds); None for
+    a record that is no dead letter of ours."""
+    given = dict(headers)
+    try:
+        return (
+            (given["kafka_dlt-original-topic"] or b"").decode(),
+            struct.unpack(">i", given["kafka_dlt-original-partition"] or b"")[0],
+            struct.unpack(">q", given["kafka_dlt-original-offset"] or b"")[0],
+            struct.unpack(">q", given["kafka_dlt-original-timestamp"] or b"")[0],
+        )
+    except (KeyError, ValueError, struct.error):
+        return None
 
 
 def pack_headers(headers: Headers) -> str:

@@ -106,7 +106,7 @@ GAUGES = {
     "imagepipe_spool_bytes": "Bytes of pictures that wait for their upload.",
     "imagepipe_unpublished": "Outcomes that wait for the broker.",
     "imagepipe_oldest_unpublished_seconds": "How long the oldest of them has waited.",
-    "imagepipe_dead_letters": "Records that were no events, by reason.",
+    "imagepipe_dead_letters": "Dead letters that are open, by reason.",
 }
 """Read from the database at every scrape."""
 

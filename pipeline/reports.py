@@ -203,11 +203,11 @@ async def days(connection: AsyncConnection, number: int, timezone: str = "UTC") 
 
 
 async def dead_letters(connection: AsyncConnection) -> dict[str, int]:
-    """How many dead letters there are, by reason."""
+    """How many dead letters are open, by reason."""
     rows = await connection.execute(
         text(
             "SELECT code, count(*) AS number FROM imagepipe.dead_letters"
-            " GROUP BY code ORDER BY code"
+            " WHERE fate IS NULL GROUP BY code ORDER BY code"
         )
     )
     return {row.code: row.number for row in rows}

@@ -334,8 +334,12 @@ dead_letters = sa.Table(
     _text("code"),
     _text("message"),
     sa.Column("whole", sa.Boolean, nullable=False),  # false: too large to publish again
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="1"),
+    _text("fate", nullable=True),  # redriven | dropped; open otherwise
+    _instant("fate_at", nullable=True),
     _instant("recorded_at", default=True),
     sa.PrimaryKeyConstraint("id"),
+    sa.Index("dead_letters_open", "recorded_at", postgresql_where=sa.text("fate IS NULL")),
     schema=SCHEMA,
 )
 

@@ -13,11 +13,13 @@ from sqlalchemy.exc import DBAPIError
 from pipeline.cli import (
     api,
     demo,
+    dlq,
     explain,
     jobs,
     ledger,
     limits,
     migrate,
+    prune,
     publish,
     ready,
     reconcile,
@@ -56,8 +58,10 @@ app.command("ready")(ready.ready)
 app.add_typer(limits.app, name="limits")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(dlq.app, name="dlq")
 app.command("explain")(explain.explain)
 app.command("reconcile")(reconcile.reconcile)
+app.command("prune")(prune.prune)
 app.command("resume")(resume.resume)
 
 

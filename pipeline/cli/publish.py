@@ -139,14 +139,15 @@ class Publisher:
         )
         self._bytes += len(message.value or b"")
         if self._bytes > AHEAD or len(self._unanswered) >= 1000:
-            self._settle()
+            self.settle()
 
     def finish(self) -> None:
         """Wait for the last acknowledgements."""
-        self._settle()
+        self.settle()
         self._producer.close()
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
+        """Wait until the broker has acknowledged all that was sent."""
         self._producer.flush()
         for answer in self._unanswered:
             answer.get(timeout=60)

@@ -75,13 +75,18 @@ def _limit(place: int, entry: Any) -> Limit:
 
 
 def _span(where: str, entry: dict[str, Any]) -> int:
-    written = entry.get("window")
+    try:
+        return parse_span(entry.get("window"))
+    except LimitsError as error:
+        raise LimitsError(f"{where}: window: {error}") from None
+
+
+def parse_span(written: object) -> int:
+    """The seconds of 30m, 1h or 7d; raises `LimitsError`."""
     match = _SPAN.fullmatch(written) if isinstance(written, str) else None
     seconds = int(match[1]) * _UNITS[match[2]] if match else 0
     if not 0 < seconds <= LONGEST_SPAN:
-        raise LimitsError(
-            f"{where}: window: {written!r} is no span; write 30m, 1h or 7d (at most 366d)"
-        )
+        raise LimitsError(f"{written!r} is no span; write 30m, 1h or 7d (at most 366d)")
     return seconds
 
 
