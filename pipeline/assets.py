@@ -84,10 +84,12 @@ async def find(
     prompt_hashes: Sequence[str],
     *,
     trial: bool,
+    lock: bool = True,
 ) -> Found:
     """Usable assets with any of the hashes, locked in id order until the transaction ends.
 
-    The lock makes a hit real: a row that the CMS deletes meanwhile is not among them.
+    The lock makes a hit real: a row that the CMS deletes meanwhile is not among them. Who only
+    looks takes none.
     """
     if not prompt_hashes:
         return Found(())
@@ -101,7 +103,7 @@ async def find(
                 SELECT id FROM media_assets
                 WHERE ai_generated AND prompt_hash = ANY(CAST(:prompt_hashes AS text[]))
             ) AND {USABLE}
-            ORDER BY a.id FOR NO KEY UPDATE
+            ORDER BY a.id {"FOR NO KEY UPDATE" if lock else ""}
         """),
         {
             "context_hashes": list(context_hashes),

@@ -183,14 +183,17 @@ class Orders:
             asset, joins = None, None
             if not prepared.request.skip_cache:
                 found = await assets.find(
-                    connection, prepared.context_hashes, [prepared.prompt_hash], trial=self._trial
+                    connection,
+                    prepared.context_hashes,
+                    [prepared.prompt_hash],
+                    trial=self._trial,
+                    lock=False,
                 )
                 asset = found.get(prepared.context_hashes, prepared.prompt_hash)
                 joins = await _live_job(connection, prepared)
             now, books = await admission.books_now(connection)
             place = Place(prepared.source.priority, LAST_OF_ALL)
             decision = await admission.decide(connection, books, now, prepared.purchase, place)
-            await connection.rollback()
         return Considered(prepared, asset, joins, decision, now)
 
 

@@ -54,6 +54,11 @@ class Settings(BaseSettings):
         examples=["postgresql://imagepipe:secret@localhost:5432/cms"],
         repr=False,
     )
+    cms_database_url: str = Field(
+        "",
+        description="where sources of a backfill find the CMS's tables; default: DATABASE_URL",
+        repr=False,
+    )
     kafka_bootstrap_servers: str = Field(
         default="",
         validation_alias=_names("KAFKA_BOOTSTRAP_SERVERS"),
@@ -183,7 +188,7 @@ class Settings(BaseSettings):
         examples=["spool.after_commit:2"],
     )
 
-    @field_validator("database_url")
+    @field_validator("database_url", "cms_database_url")
     @classmethod
     def _postgresql(cls, url: str) -> str:
         if url and not re.match(r"postgres(ql)?(\+\w+)?://", url):

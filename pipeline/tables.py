@@ -121,6 +121,12 @@ requests = sa.Table(
     sa.Index("requests_finished", "finished_at", postgresql_where=sa.text("cached")),
     sa.Index("requests_of_asset", "asset_id", postgresql_where=sa.text("asset_id IS NOT NULL")),
     sa.Index(
+        "requests_backfill",
+        "event_source",
+        "state",
+        postgresql_where=sa.text("source = 'backfill'"),
+    ),
+    sa.Index(
         "requests_attended",
         "attended_until",
         postgresql_where=sa.text("state = 'waiting' AND attended_until IS NOT NULL"),

@@ -1,7 +1,7 @@
 """The command line: `imagepipe COMMAND`. Every command decodes, calls the pipeline, and prints.
 
 Exit codes: 0 done, 1 something was refused or failed (named in the output), 2 wrong usage or
-configuration, 4 the database or the broker is away.
+configuration, 3 work remains that waits for a limit, 4 the database or the broker is away.
 """
 
 import sys
@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from pipeline.cli import (
     api,
+    backfill,
     demo,
     dlq,
     explain,
@@ -39,7 +40,7 @@ app = typer.Typer(
     name="imagepipe",
     help="Turns a CMS's entity-created events into pictures, each paid for once.",
     epilog="Exit codes: 0 done, 1 refused or failed, 2 wrong usage or configuration, "
-    "4 database or broker away.",
+    "3 parked work remains, 4 database or broker away.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -55,6 +56,8 @@ app.command("publish")(publish.publish)
 app.command("watch")(watch.watch)
 app.command("status")(status.status)
 app.command("ready")(ready.ready)
+app.command("plan")(backfill.plan)
+app.command("generate-missing")(backfill.generate_missing)
 app.add_typer(limits.app, name="limits")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(ledger.app, name="ledger")
