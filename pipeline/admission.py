@@ -25,10 +25,11 @@ LOOKS_AHEAD = 1000
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where in the queue a purchase stands: behind better priorities and lower sequences."""
+    """Where in the queue a purchase stands: behind better priorities and lower sequences; who has
+    not queued yet is the last of his priority."""
 
     priority: int
-    sequence: int
+    sequence: int = 2**62
 
 
 @dataclass(frozen=True, slots=True)

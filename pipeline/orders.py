@@ -29,7 +29,6 @@ from pipeline.requests import API
 from pipeline.results import Result
 from pipeline.rules.catalogue import Model
 from pipeline.rules.lifecycle import JobState, RequestState, Source
-from pipeline.status import LAST_OF_ALL
 from schemas.request import ImageRequest
 
 TRIES = 5  # of a transaction that PostgreSQL rolled back because of another one
@@ -192,7 +191,7 @@ class Orders:
                 asset = found.get(prepared.context_hashes, prepared.prompt_hash)
                 joins = await _live_job(connection, prepared)
             now, books = await admission.books_now(connection)
-            place = Place(prepared.source.priority, LAST_OF_ALL)
+            place = Place(prepared.source.priority)
             decision = await admission.decide(connection, books, now, prepared.purchase, place)
         return Considered(prepared, asset, joins, decision, now)
 

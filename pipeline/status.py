@@ -17,7 +17,6 @@ from schemas.request import ImageType, Quality, Size
 from schemas.wire import rfc3339, usd
 
 TYPICAL_PROMPT = "x" * 1000  # about what a listing's prompt has
-LAST_OF_ALL = 2**62  # the place of who has not queued yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ async def read(
     limits = await reports.limits(connection, now, purchase.microusd)
     totals = {r.limit.window: (r.used_requests, r.used_microusd) for r in limits}
     books = Books([report.limit for report in limits], totals)
-    place = Place(Source.API.priority, LAST_OF_ALL)
+    place = Place(Source.API.priority)
     return Status(
         now,
         model,
