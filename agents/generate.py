@@ -24,6 +24,7 @@ class Generate(Service):
     async def on_stop(self) -> None:
         """Pictures in hand are being paid: they are seen to the end before the worker leaves."""
         self._listen_task.cancel()
+        await asyncio.wait({self._listen_task})
         await self._worker.generator.stop()
         await self._loop_task
         self._worker.relay.wake.set()

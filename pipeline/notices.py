@@ -7,6 +7,7 @@ instance when a NOTIFY commits, so only what somebody waits for over HTTP is tol
 
 import asyncio
 from collections.abc import Callable, Iterable
+from contextlib import aclosing
 from typing import Literal
 
 import psycopg
@@ -63,7 +64,12 @@ async def _listen_once(engine: AsyncEngine, channel: Channel, nudge: Callable[[]
     async with alone.connect() as connection:
         driver = (await connection.get_raw_connection()).driver_connection
         assert isinstance(driver, psycopg.AsyncConnection)
-        await driver.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
-        nudge()
-        async for _ in driver.notifies():
+        try:
+            await driver.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
             nudge()
+            async with aclosing(driver.notifies()) as notices:
+                async for _ in notices:
+                    nudge()
+        except psycopg.Error:
+            await connection.invalidate()  # it is broken: there is nothing to give back
+            raise

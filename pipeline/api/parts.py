@@ -77,6 +77,13 @@ async def reader(given: Given, bearer: Bearer) -> ApiKey:
     return _known(given, bearer, Scope.READ)
 
 
+def may_read(given: Parts, authorization: str | None) -> bool:
+    """Whether a request that needs no key came with one that may read, or none is needed."""
+    scheme, _, secret = (authorization or "").partition(" ")
+    key = find(given.keys, secret) if scheme.lower() == "bearer" else None
+    return not given.keys or (key is not None and Scope.READ in key.scopes)
+
+
 async def generator(given: Given, bearer: Bearer) -> ApiKey:
     return _known(given, bearer, Scope.GENERATE)
 

@@ -144,9 +144,11 @@ def test_logs_in_json_carry_the_trace_from_the_request_to_the_purchase(world: Wo
         found = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
         return [line for line in found if line["event"] == event]
 
+    world.wait_until(lambda: lines(api.log, "request"), "the line of the API")
     [request] = lines(api.log, "request")
     assert (request["request_id"], request["traceparent"]) == ("mine", trace)
     assert (request["status"], request["route"]) == (422, PATH)
+    world.wait_until(lambda: lines(worker.log, "generation failed"), "the worker's line")
     [failure] = lines(worker.log, "generation failed")
     assert failure["traceparent"] == trace
     assert failure["job"] == request["job"]

@@ -18,7 +18,7 @@ HOLD_INTAKE = "LOCK TABLE imagepipe.requests IN SHARE MODE"  # keeps writers out
 INTAKE_WAITS = """
     SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND wait_event_type = 'Lock'
-      AND query LIKE '%INSERT INTO imagepipe.requests%'
+      AND query LIKE '%WITH asked AS MATERIALIZED%'  -- of a long query only the beginning is kept
 """
 
 

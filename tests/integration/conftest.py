@@ -93,5 +93,6 @@ async def working(make_generator: MakeGenerator, database_url: str) -> AsyncIter
     )
     yield generator
     listening.cancel()
+    await asyncio.wait({listening})
     await generator.stop()
     await running
