@@ -37,10 +37,17 @@ class Price:
 FREE = Price(0, "cached")
 
 
-def ready(topics: Topics, asker: Asker, asset: StoredAsset, price: Price) -> Message:
-    """The picture is there."""
+def ready(
+    topics: Topics,
+    asker: Asker,
+    asset: StoredAsset,
+    price: Price,
+    *,
+    occurred_at: datetime | None = None,
+) -> Message:
+    """The picture is there; since now, unless `occurred_at` says otherwise."""
     data = outcomes.ImageReady(
-        **_common(asker),
+        **_common(asker, occurred_at),
         cached=price.basis == "cached",
         asset=outcomes.Asset(
             media_asset_id=asset.id,
@@ -104,10 +111,11 @@ def failed(
     message: str,
     attempts: int,
     microusd: int,
+    occurred_at: datetime | None = None,
 ) -> Message:
     """There will be no picture. `microusd`: what the attempts may have cost."""
     data = outcomes.ImageFailed(
-        **_common(asker),
+        **_common(asker, occurred_at),
         error_class=error_class,
         code=code,
         message=message,
@@ -136,7 +144,7 @@ def deferred(
     return _message(topics.deferred, "deferred", asker, data, ordinal=asker.deferrals + 1)
 
 
-def _common(asker: Asker) -> dict[str, object]:
+def _common(asker: Asker, occurred_at: datetime | None = None) -> dict[str, object]:
     entity = None
     if asker.entity_type and asker.entity_id:
         entity = Entity(type=EntityType(asker.entity_type), id=asker.entity_id)
@@ -145,7 +153,7 @@ def _common(asker: Asker) -> dict[str, object]:
         "sequence": asker.sequence,
         "entity": entity,
         "causation": outcomes.Causation(source=asker.event_source, id=asker.event_id),
-        "occurred_at": datetime.now(UTC),
+        "occurred_at": occurred_at or datetime.now(UTC),
     }
 
 

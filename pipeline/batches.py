@@ -1,7 +1,7 @@
 """A batch of Kafka records made durable: requests recorded, dead letters kept, nothing lost."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -32,6 +32,10 @@ class Understood:
     prepared: Prepared
 
 
+Along = Callable[[AsyncConnection, "Sequence[Understood | DeadLetter]", Recorded], Awaitable[None]]
+"""What else goes into the transaction that keeps these records; it may be run again."""
+
+
 class Intake:
     """Takes records in; everything it needs, and `accept`."""
 
@@ -44,6 +48,7 @@ class Intake:
         output_format: str,
         group: str,
         trial: bool,
+        source: Source = Source.LIVE,
     ) -> None:
         self._engine = engine
         self._model = model
@@ -51,6 +56,7 @@ class Intake:
         self._output_format = output_format
         self._group = group
         self._trial = trial
+        self._source = source
 
     async def accept(self, records: Sequence[Record]) -> Recorded:
         """Make every record durable, however long PostgreSQL is away, or not what it should be.
@@ -58,9 +64,9 @@ class Intake:
         Records that nobody can understand become dead letters. So does one that PostgreSQL
         refuses: the batch is halved until the culprit stands alone.
         """
-        read = [self._read(record) for record in records]
+        read = [self.read(record) for record in records]
         # An exception that left here would acknowledge the batch, and so lose it.
-        result = await insist(lambda: self._keep(read), "a batch")
+        result = await insist(lambda: self.keep(read), "a batch")
         dead = sum(isinstance(one, DeadLetter) for one in read)
         log.info(
             "batch recorded",
@@ -71,14 +77,15 @@ class Intake:
             dead=dead,
         )
         metrics.count_events(result.hits, result.waiting, len(records) - result.new - dead, dead)
-        metrics.count_hits(Source.LIVE, result.hits, result.saved_microusd)
+        metrics.count_hits(self._source, result.hits, result.saved_microusd)
         for one in read:
             if isinstance(one, Understood) and one.prepared.id in result.answered:
                 waited = time.time() - one.record.timestamp_ms / 1000
                 metrics.READY_SECONDS.labels("true").observe(max(0.0, waited))
         return result
 
-    def _read(self, record: Record) -> Understood | DeadLetter:
+    def read(self, record: Record) -> Understood | DeadLetter:
+        """What a record is."""
         try:
             event = decode(record)
             prepared = prepare(
@@ -86,7 +93,7 @@ class Intake:
                 self._model,
                 event_source=event.source,
                 event_id=event.id,
-                source=Source.LIVE,
+                source=self._source,
                 traceparent=event.traceparent,
                 output_format=self._output_format,
             )
@@ -99,8 +106,16 @@ class Intake:
             return DeadLetter(record, "internal_error", f"{type(error).__name__} while reading it")
         return Understood(record, prepared)
 
-    async def _keep(self, read: Sequence[Understood | DeadLetter]) -> Recorded:
+    async def keep(
+        self, read: Sequence[Understood | DeadLetter], along: Along | None = None
+    ) -> Recorded:
+        """Make a batch durable in one transaction, or in several where PostgreSQL refuses one of
+        its records; `along` is done in each. Other trouble is raised, if it does not pass."""
+        beside = False  # whether `along` is under way: what fails there is no record's fault
+
         async def work(connection: AsyncConnection) -> Recorded:
+            nonlocal beside
+            beside = False
             letters = [one for one in read if isinstance(one, DeadLetter)]
             await dead_letters.record(
                 connection, letters, topic=self._topics.dead_letters, group=self._group
@@ -109,6 +124,10 @@ class Intake:
             recorded = await intake.record(
                 connection, prepared, topics=self._topics, trial=self._trial
             )
+            if along is not None:
+                beside = True
+                await along(connection, read, recorded)
+                beside = False
             reach("intake.before_commit")
             return recorded
 
@@ -118,16 +137,16 @@ class Intake:
             reach("intake.after_commit")
             return recorded
         except Exception as error:
-            if not _blames_a_record(error):
+            if beside or not _blames_a_record(error):
                 raise
             if len(read) > 1:
-                first = await self._keep(read[: len(read) // 2])
-                second = await self._keep(read[len(read) // 2 :])
+                first = await self.keep(read[: len(read) // 2], along)
+                second = await self.keep(read[len(read) // 2 :], along)
                 return first + second
             (culprit,) = read
             if isinstance(culprit, DeadLetter):
                 raise
-            return await self._keep([_refused(culprit, error)])
+            return await self.keep([_refused(culprit, error)], along)
 
 
 def _blames_a_record(error: Exception) -> bool:

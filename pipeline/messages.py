@@ -7,7 +7,7 @@ drop repetitions by (ce_source, ce_id).
 import json
 import struct
 from base64 import b64decode, b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 from uuid import UUID, uuid5
@@ -112,6 +112,20 @@ def outcome_message(
 def outcome_key(entity: Entity | None, request: UUID) -> str:
     """The key of a request's outcomes: its entity's, or its own where it names none."""
     return entity.key if entity else str(request)
+
+
+def reemitted(message: Message, replay: str) -> Message:
+    """An outcome told once more on purpose: the id of its own is derived from the first one and
+    the replay's."""
+    headers = dict(message.headers)
+    first = UUID((headers["ce_id"] or b"").decode())
+    headers["ce_id"] = str(uuid5(first, replay)).encode()
+    headers[REPLAY_HEADER] = replay.encode()
+    return replace(message, headers=tuple(headers.items()))
+
+
+REPLAY_HEADER = "ce_replayid"
+"""The CloudEvents extension attribute of a re-emission."""
 
 
 def dead_letter(

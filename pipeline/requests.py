@@ -9,6 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pipeline.preparation import Prepared
+from pipeline.rules.lifecycle import Source
 
 API = "urn:imagepipe:api"
 """The source of requests over HTTP, beside those of events."""
@@ -160,7 +161,8 @@ async def supersede(
     """Find what newer events for the same entity, type and size replace: earlier ones that wait
     for a job which has not been claimed. Locks those jobs and requests; returns them by job.
 
-    Requests over HTTP neither replace nor are replaced: each has its client.
+    Requests over HTTP neither replace nor are replaced: each has its client. A replayed event,
+    which is only now recorded but older than it looks, replaces none that came by itself.
     """
     named = [
         (asker, p)
@@ -173,12 +175,13 @@ async def supersede(
         text(f"""
             SELECT r.job_id, {ASKER}
             FROM unnest(CAST(:types AS text[]), CAST(:ids AS text[]), CAST(:kinds AS text[]),
-                        CAST(:sizes AS text[]), CAST(:sequences AS bigint[]))
-                AS newer (entity_type, entity_id, type, size, sequence)
+                        CAST(:sizes AS text[]), CAST(:sequences AS bigint[]),
+                        CAST(:sources AS text[]))
+                AS newer (entity_type, entity_id, type, size, sequence, source)
             JOIN imagepipe.requests r USING (entity_type, entity_id, type, size)
             JOIN imagepipe.jobs j ON j.id = r.job_id
             WHERE r.state = 'waiting' AND r.sequence < newer.sequence AND j.state = 'queued'
-              AND r.event_source <> :api
+              AND r.event_source <> :api AND (newer.source <> :backfill OR r.source = :backfill)
             ORDER BY j.id, r.sequence FOR NO KEY UPDATE OF j, r
         """),
         {
@@ -187,6 +190,8 @@ async def supersede(
             "kinds": [p.request.type.value for _, p in named],
             "sizes": [p.request.size.value for _, p in named],
             "sequences": [asker.sequence for asker, _ in named],
+            "sources": [p.source.value for _, p in named],
+            "backfill": Source.BACKFILL.value,
             "api": API,
         },
     )

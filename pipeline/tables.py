@@ -379,3 +379,38 @@ idempotency_keys = sa.Table(
     sa.Index("idempotency_keys_created", "created_at"),
     schema=SCHEMA,
 )
+
+replays = sa.Table(
+    "replays",
+    metadata,
+    _text("id"),  # the operator's word, or derived from topic and options
+    _text("topic"),
+    _text("options"),  # as one canonical command line
+    sa.Column("records", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("new", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("known", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("undecodable", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("reemitted", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("gone", sa.BigInteger, nullable=False, server_default="0"),  # no asset to re-emit
+    _instant("started_at", default=True),
+    _instant("finished_at", nullable=True),
+    sa.PrimaryKeyConstraint("id"),
+    schema=SCHEMA,
+)
+
+replay_positions = sa.Table(
+    "replay_positions",
+    metadata,
+    sa.Column(
+        "replay_id",
+        sa.Text,
+        sa.ForeignKey(f"{SCHEMA}.replays.id", ondelete="CASCADE"),
+        nullable=False,
+    ),
+    sa.Column("partition", sa.Integer, nullable=False),
+    sa.Column("first_offset", sa.BigInteger, nullable=False),
+    sa.Column("next_offset", sa.BigInteger, nullable=False),  # everything before it is done
+    sa.Column("end_offset", sa.BigInteger, nullable=False),  # fixed when the replay begins
+    sa.PrimaryKeyConstraint("replay_id", "partition"),
+    schema=SCHEMA,
+)

@@ -20,6 +20,7 @@ from pipeline.orders import Orders
 from pipeline.ports import ImageModel, MediaHost
 from pipeline.relay import Relay
 from pipeline.rules.catalogue import Catalogue, Model, NoBound, UnknownModel, parse_catalogue
+from pipeline.rules.lifecycle import Source
 from pipeline.rules.retries import Patience
 from pipeline.settings import Settings, SettingsError
 from pipeline.waiting import Waiters
@@ -228,14 +229,33 @@ def api(settings: Settings) -> "Parts":
     return Parts(settings, model, engine, orders, waiters, keys, Readiness(settings))
 
 
-def worker(settings: Settings) -> Worker:
-    """The parts of a worker; raises `SettingsError` for anything missing or impossible."""
-    settings.require("database_url", "kafka_bootstrap_servers")
-    kafka_security(settings)
+def backfill(settings: Settings, engine: AsyncEngine) -> Intake:
+    """The intake of a replay, which makes no pictures and needs no keys; raises `SettingsError`."""
+    arm_fault(settings)
+    return Intake(
+        engine,
+        chosen_model(settings),
+        topics(settings),
+        output_format=settings.output_format,
+        group=settings.kafka_group,
+        trial=settings.trial,
+        source=Source.BACKFILL,
+    )
+
+
+def arm_fault(settings: Settings) -> None:
+    """Arm the fault point that a test asks for; raises `SettingsError`."""
     try:
         faultpoints.arm(settings.fault)
     except ValueError as error:
         raise SettingsError(f"IMAGEPIPE_FAULT: {error}") from None
+
+
+def worker(settings: Settings) -> Worker:
+    """The parts of a worker; raises `SettingsError` for anything missing or impossible."""
+    settings.require("database_url", "kafka_bootstrap_servers")
+    kafka_security(settings)
+    arm_fault(settings)
     return Worker(
         settings,
         chosen_model(settings),

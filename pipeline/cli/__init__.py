@@ -24,6 +24,7 @@ from pipeline.cli import (
     publish,
     ready,
     reconcile,
+    replay,
     resume,
     status,
     up,
@@ -63,6 +64,7 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(dlq.app, name="dlq")
 app.command("explain")(explain.explain)
+app.command("replay")(replay.replay)
 app.command("reconcile")(reconcile.reconcile)
 app.command("prune")(prune.prune)
 app.command("resume")(resume.resume)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -237,11 +238,13 @@ class World:
         self._workers.append(worker)
         return worker
 
-    def run(self, *arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
-        """`imagepipe ARGUMENTS`, to its end."""
+    def run(
+        self, *arguments: str, stdin: str = "", **variables: str
+    ) -> "subprocess.CompletedProcess[str]":
+        """`imagepipe ARGUMENTS`, to its end, with further variables."""
         return subprocess.run(
             imagepipe(*arguments),
-            env=bare_environment(**self.environment),
+            env=bare_environment(**self.environment | variables),
             cwd=self.directory,
             input=stdin,
             capture_output=True,
@@ -255,13 +258,25 @@ class World:
         answer = self.run("publish", "-", stdin=json_lines(rows))
         assert answer.returncode == 0, answer.stderr
 
-    def produce(self, records: Iterable[tuple[bytes | None, bytes | None, Headers]]) -> None:
-        """Records of key, value and headers, as they are, in this order, to `entity-created`."""
+    def produce(
+        self,
+        records: Iterable[tuple[bytes | None, bytes | None, Headers]],
+        *,
+        topic: str | None = None,
+        at: datetime | None = None,
+    ) -> None:
+        """Records of key, value and headers, as they are, in this order, to `entity-created` or
+        another topic, now or with another instant."""
+        timestamp_ms = None if at is None else round(at.timestamp() * 1000)
         producer = KafkaProducer(**topics.client_options(self.settings), acks="all")
         try:
             sent = [
                 producer.send(
-                    self.settings.topic_entity_created, value=value, key=key, headers=list(headers)
+                    topic or self.settings.topic_entity_created,
+                    value=value,
+                    key=key,
+                    headers=list(headers),
+                    timestamp_ms=timestamp_ms,
                 )
                 for key, value, headers in records
             ]

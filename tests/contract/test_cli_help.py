@@ -20,6 +20,7 @@ COMMANDS = [
     "dlq show",
     "dlq redrive",
     "dlq drop",
+    "replay",
     "reconcile",
     "publish",
     "watch",
