@@ -77,7 +77,7 @@ class Reader:
             if start > ends[part]:
                 raise NotReplayable(
                     f"partition {part.partition} of {self._topic} ends before offset"
-                    f" {ends[part]}; for example --from-offset {part.partition}:{begins[part]}"
+                    f" {start}; for example --from-offset {part.partition}:{begins[part]}"
                 )
             start = max(start, begins[part])
             found.append(Position(part.partition, start, start, max(start, stops[part])))

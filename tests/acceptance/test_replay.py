@@ -1,0 +1,283 @@
+"""A topic replayed: dry, known events, re-emissions, backfill, by time, killed half-way."""
+
+import json
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid5
+
+import pytest
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.structs import OffsetAndMetadata
+
+from pipeline import topics
+from sandbox.faults import Fault
+from tests import services
+from tests.acceptance.harness import Headers, Running, World, entity, imagepipe
+
+BOOKS = """
+    SELECT (SELECT count(*) FROM imagepipe.requests), (SELECT count(*) FROM imagepipe.jobs),
+           (SELECT count(*) FROM imagepipe.attempts), (SELECT count(*) FROM imagepipe.reservations),
+           (SELECT count(*) FROM imagepipe.outbox), (SELECT count(*) FROM imagepipe.dead_letters)
+"""
+MOVED = "SELECT sum(next_offset - first_offset) FROM imagepipe.replay_positions"
+
+real_kafka = pytest.mark.skipif(
+    services.kafka().name.startswith("embedded"), reason="the embedded broker makes no topics"
+)
+
+
+def replay(world: World, *options: str, code: int = 0, **variables: str) -> dict[str, Any]:
+    """The summary of a replay of `entity-created`, from its beginning unless told otherwise."""
+    answer = world.run("replay", *options, "--json", **variables)
+    assert answer.returncode == code, answer.stderr
+    summary: dict[str, Any] = json.loads(answer.stdout)
+    return summary
+
+
+def input_topic(world: World) -> str:
+    return world.settings.topic_entity_created
+
+
+@pytest.fixture
+def archive(world: World) -> Iterator[str]:
+    """A topic of events that no worker reads, with two partitions."""
+    name = f"{world.settings.topic_entity_created}-archive"
+    admin = KafkaAdminClient(**topics.client_options(world.settings))
+    try:
+        admin.create_topics({name: {"num_partitions": 2, "replication_factor": 1}})
+        yield name
+        admin.delete_topics([name])
+    finally:
+        admin.close()
+
+
+def event(number: int, title: str) -> tuple[bytes, bytes, Headers]:
+    """A record of a CloudEvent with an id of its own."""
+    attributes = {
+        "ce_specversion": "1.0",
+        "ce_id": f"old-{number}",
+        "ce_source": "urn:cms",
+        "ce_type": "cms.entity-created.v1",
+    }
+    headers = tuple((name, value.encode()) for name, value in attributes.items())
+    return f"listing:{number}".encode(), json.dumps(entity(number, title)).encode(), headers
+
+
+def group(world: World) -> KafkaConsumer:
+    """A consumer in the workers' group that never joins it."""
+    return KafkaConsumer(
+        **topics.client_options(world.settings),
+        group_id=world.settings.kafka_group,
+        enable_auto_commit=False,
+    )
+
+
+def committed(world: World) -> dict[int, int]:
+    """The workers' offsets, by partition."""
+    with closing(group(world)) as consumer:
+        parts = consumer.partitions_for_topic(input_topic(world))
+        return {
+            part: consumer.committed(TopicPartition(input_topic(world), part)) or 0
+            for part in parts
+        }
+
+
+def test_known_events_buy_nothing_and_are_told_again_only_on_request(world: World) -> None:
+    worker = world.start_worker()
+    world.sandbox.faults.add(Fault("openai", "moderation_blocked", prompt_contains="Refused"))
+    titles = ["Sea", "Sea", "Hill", "Refused"]
+    world.publish([entity(number, title) for number, title in enumerate(titles)])
+    world.produce([(b"x", b"broken", ())])
+    before = world.outcomes(ready=3, failed=1, dead_letters=1)
+    world.wait_until(lambda: sum(committed(world).values()) == 5, "all offsets committed")
+    offsets = committed(world)
+    world.wait_until(lambda: _unpublished(world) == 0, "all announced")
+    books = world.query(BOOKS)
+    everything = (input_topic(world), "--from-earliest")
+
+    dry = replay(world, *everything, code=1)
+    assert (dry["state"], dry["records"], dry["known"]) == ("dry run", 5, 4)
+    assert (dry["new"], dry["finished"], dry["undecodable"]) == (0, 4, 1)
+    assert world.query("SELECT count(*) FROM imagepipe.replays") == [(0,)]
+
+    done = replay(world, *everything, "--execute", code=1)
+    assert (done["state"], done["known"], done["new"]) == ("finished", 4, 0)
+    assert done["undecodable"] == 1
+    assert replay(world, *everything, "--execute")["state"] == "finished before"
+    assert world.query(BOOKS) == books
+
+    told = replay(world, *everything, "--reemit", "--execute", code=1)
+    assert (told["reemitted"], told["gone"]) == (4, 0)
+    assert replay(world, *everything, "--reemit", "--execute")["reemitted"] == 4  # as before
+    after = world.outcomes(ready=6, failed=2, dead_letters=1)
+    assert len(after.dead_letters) == 1
+    for first, both in ((before.ready, after.ready), (before.failed, after.failed)):
+        again = {outcome.id: outcome for outcome in both if "ce_replayid" in outcome.headers}
+        assert len(both) == 2 * len(first)
+        assert len(again) == len(first)
+        for old in first:
+            new = again[str(uuid5(UUID(old.id), told["replay"]))]
+            assert new.headers["ce_replayid"] == told["replay"].encode()
+            assert (new.key, new.data) == (old.key, old.data | {"occurredAt": _instant(new)})
+    assert world.query("SELECT count(*) FROM imagepipe.attempts") == [(books[0][2],)]
+    assert committed(world) == offsets
+    assert worker.stop() == 0
+
+
+def _instant(outcome: Any) -> str:
+    return str(outcome.data["occurredAt"])
+
+
+def _unpublished(world: World) -> int:
+    [(number,)] = world.query("SELECT count(*) FROM imagepipe.outbox WHERE published_at IS NULL")
+    return int(number)
+
+
+@real_kafka
+def test_new_events_become_backfill_and_times_are_exact(world: World, archive: str) -> None:
+    noon = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=2)
+    for minutes, numbers in ((-30, (1, 2, 3)), (0, (4, 5)), (30, (6,))):
+        records = [event(number, f"No {number}") for number in numbers]
+        world.produce(records, topic=archive, at=noon + timedelta(minutes=minutes))
+    noon_z = noon.isoformat().replace("+00:00", "Z")
+    half_past = (noon + timedelta(minutes=30)).replace(tzinfo=None).isoformat()
+
+    assert replay(world, archive, "--by-duration", "PT2H10M")["new"] == 3
+    assert replay(world, archive, "--from-earliest", "--to-datetime", noon_z)["new"] == 3
+    assert replay(world, archive, "--from-datetime", half_past)["new"] == 1
+    between = (archive, "--from-datetime", noon_z, "--to-datetime", half_past)
+    done = replay(world, *between, "--execute")
+    assert (done["records"], done["new"]) == (2, 2)
+
+    world.start_worker()
+    made = world.outcomes(ready=2)
+    assert sorted(outcome.key or "" for outcome in made.ready) == ["listing:4", "listing:5"]
+    assert len(made.bought) == 2
+    sources = world.query("SELECT DISTINCT source FROM imagepipe.requests")
+    money = world.query("SELECT DISTINCT source FROM imagepipe.reservations")
+    assert (sources, money) == ([("backfill",)], [("backfill",)])
+
+
+@real_kafka
+def test_killed_half_way_it_goes_on_where_it_was(world: World, archive: str) -> None:
+    world.produce([event(number, "Sea") for number in range(40)], topic=archive)
+    _transaction(world, archive, [event(number, "Sea") for number in range(40, 44)])
+    options = (archive, "--from-earliest", "--batch", "10", "--execute")
+
+    killed = world.run("replay", *options, IMAGEPIPE_FAULT="intake.before_commit:2")
+    assert killed.returncode == -signal.SIGKILL
+    [(half,)] = world.query(MOVED)
+    assert 0 < half <= 10
+    done = replay(world, *options)
+    assert (done["state"], done["records"], done["new"], done["known"]) == ("finished", 44, 44, 0)
+    assert all(part["next"] == part["end"] for part in done["partitions"])
+    assert world.query(BOOKS)[0][:3] == (44, 1, 0)
+
+    world.start_worker()
+    world.outcomes(ready=44)
+    telling = (*options, "--reemit", "--id", "tell")
+    for fault in ("intake.before_commit:2", "intake.after_commit:2"):
+        killed = world.run("replay", *telling, IMAGEPIPE_FAULT=fault)
+        assert killed.returncode == -signal.SIGKILL
+    told = replay(world, *telling)
+    assert (told["records"], told["known"], told["reemitted"]) == (44, 44, 44)
+    ids = Counter(outcome.id for outcome in world.outcomes(ready=88).ready)
+    assert (len(ids), set(ids.values())) == (88, {1})
+    other = world.run("replay", *options, "--id", "tell")
+    assert (other.returncode, "--reemit; give another --id" in other.stderr) == (2, True)
+
+
+def _transaction(world: World, topic: str, records: list[tuple[bytes, bytes, Headers]]) -> None:
+    """Records whose partitions end with the marks of a transaction, which are no records."""
+    options = topics.client_options(world.settings)
+    producer = KafkaProducer(**options, transactional_id=topic)
+    try:
+        producer.init_transactions()
+        producer.begin_transaction()
+        for key, value, headers in records:
+            producer.send(topic, value=value, key=key, headers=list(headers))
+        producer.commit_transaction()
+    finally:
+        producer.close()
+
+
+@real_kafka
+def test_ctrl_c_ends_it_after_the_batch_in_hand(world: World, archive: str) -> None:
+    world.produce([event(number, "Sea") for number in range(500)], topic=archive)
+    options = ("replay", archive, "--from-earliest", "--batch", "1", "--execute")
+    log = world.directory / "replay.log"
+    running = Running(imagepipe(*options), world.shell, world.directory, log)
+    world.wait_until(lambda: (world.query(MOVED)[0][0] or 0) > 3, "some records taken in")
+
+    assert running.stop(signal.SIGINT) == 130, running.log
+    assert "the same command goes on from here" in running.log
+    assert 3 < world.query(MOVED)[0][0] < 500
+    done = replay(world, archive, "--from-earliest", "--execute")
+    assert (done["state"], done["records"], done["new"]) == ("finished", 500, 500)
+
+
+def test_workers_set_back_by_kafka_take_everything_in_again_for_nothing(world: World) -> None:
+    worker = world.start_worker()
+    world.publish([entity(number, f"No {number % 3}") for number in range(12)])
+    world.outcomes(ready=12)
+    world.wait_until(lambda: sum(committed(world).values()) == 12, "all offsets committed")
+    assert worker.stop() == 0
+    books = world.query(BOOKS)
+    _set_back(world)
+    assert sum(committed(world).values()) == 0
+
+    world.start_worker()
+    world.wait_until(lambda: sum(committed(world).values()) == 12, "all taken in again")
+    assert world.query(BOOKS) == books
+    assert len(world.outcomes(ready=12).ready) == 12
+    assert books[0][2] == 3
+
+
+def _set_back(world: World) -> None:
+    """What `kafka-consumer-groups --reset-offsets --to-earliest` does, once the group is empty."""
+    deadline = time.monotonic() + 30
+    with closing(group(world)) as consumer:
+        parts = [
+            TopicPartition(input_topic(world), part)
+            for part in consumer.partitions_for_topic(input_topic(world))
+        ]
+        consumer.assign(parts)
+        while True:
+            try:
+                consumer.commit({part: OffsetAndMetadata(0, "", -1) for part in parts})
+                return
+            except Exception:
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+
+
+def test_what_cannot_be_replayed_is_said_in_one_line(world: World) -> None:
+    settings = world.settings
+    embedded = {"IMAGEPIPE_EMBEDDED_BROKER": "true"}
+    for topic, options, variables, said in (
+        (settings.topic_dead_letters, ["--from-earliest"], {}, "imagepipe dlq redrive"),
+        (settings.topic_image_ready, ["--from-earliest"], {}, "holds outcomes"),
+        ("no-such-topic", ["--from-earliest"], {}, "there is no topic no-such-topic"),
+        (input_topic(world), ["--from-offset", "0:99"], {}, "ends before offset 99"),
+        (input_topic(world), ["--from-offset", "9:0"], {}, "has no partition 9"),
+        (input_topic(world), ["--by-duration", "2h"], embedded, "use --from-earliest"),
+    ):
+        answer = world.run("replay", topic, *options, **variables)
+        assert answer.returncode == 2, answer.stderr
+        assert said in answer.stderr
+    empty = replay(world, input_topic(world), "--from-earliest", "--execute")
+    assert (empty["state"], empty["records"]) == ("finished", 0)
+
+
+def test_a_broker_or_a_database_that_is_away_is_exit_code_4(world: World) -> None:
+    for away in (
+        {"IMAGEPIPE_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"},
+        {"IMAGEPIPE_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing"},
+    ):
+        answer = world.run("replay", input_topic(world), "--from-earliest", **away)
+        assert answer.returncode == 4, answer.stderr
