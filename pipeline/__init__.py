@@ -23,6 +23,9 @@ A request over HTTP (`api.generate`, `orders`) takes the same way: a hit is one 
 one transaction that records it, opens its job and reserves its money (`admission`), or refuses it
 and leaves nothing behind. A worker makes the picture; `waiting` answers whoever waits for it.
 
+A topic can be taken in again (`replay`, `replays`, `reemission`): through the same intake, as
+backfill, from where an operator says.
+
 Answers, refusals and dead letters are rows of the outbox, written in the transaction that decided
 them. `agents.announce` publishes them to Kafka and marks them once the broker has acknowledged.
 

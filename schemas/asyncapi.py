@@ -20,6 +20,11 @@ _OUTCOME_KEY: Document = {
     "type": "string",
     "description": "entityType:entityId, or the request's id when it named no entity.",
 }
+_REPLAY_ID: Document = {
+    "type": "string",
+    "description": "Only where an outcome is published again on purpose: the replay's id. Its "
+    "ce_id is UUIDv5(first ce_id, replay's id).",
+}
 _TRACEPARENT: Document = {"type": "string", "description": "W3C Trace Context, passed on."}
 
 
@@ -111,6 +116,7 @@ def _outcome(kind: str, summary: str, example: dict[str, JsonValue]) -> Document
             "properties": {
                 **_cloudevent_properties(),
                 "ce_type": {"type": "string", "const": event_type},
+                "ce_replayid": _REPLAY_ID,
             },
         },
         "payload": _schema(f"image-{kind}"),

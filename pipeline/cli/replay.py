@@ -139,8 +139,8 @@ def replay(
         raise typer.BadParameter(str(error)) from None
     settings = load()
     settings.require("database_url", "kafka_bootstrap_servers")
-    logs.configure(settings.log_format, "WARNING")
     _refuse_topic(settings, topic, range_)
+    logs.configure(settings.log_format, "WARNING")
     options = f"{range_} --reemit" if reemit else str(range_)
     order = Order(
         name or derived_id(topic, options),

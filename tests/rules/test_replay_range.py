@@ -68,7 +68,7 @@ def test_an_instant_without_a_zone_is_utc(written: str, instant: datetime) -> No
 
 @pytest.mark.parametrize("written", ["", "yesterday", "1700000000000", "1969-12-31", "2026-13-01"])
 def test_what_is_no_instant_gets_an_example(written: str) -> None:
-    with pytest.raises(RangeError, match="^--to-datetime: .+ for example"):
+    with pytest.raises(RangeError, match="for example 2026-11-01T10:00:00Z"):
         parse_instant("--to-datetime", written)
 
 
