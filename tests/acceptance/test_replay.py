@@ -15,9 +15,9 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.structs import OffsetAndMetadata
 
 from pipeline import topics
-from pipeline.replay import NotReplayable, Reader
 from pipeline.replays import Position
 from pipeline.rules.replay_range import Range
+from pipeline.topic_reader import NotReplayable, Reader
 from sandbox.faults import Fault
 from tests import services
 from tests.acceptance.harness import Headers, Running, World, entity, imagepipe
@@ -110,7 +110,6 @@ def test_known_events_buy_nothing_and_are_told_again_only_on_request(world: Worl
     done = replay(world, *everything, "--execute", code=1)
     assert (done["state"], done["known"], done["new"]) == ("finished", 4, 0)
     assert done["undecodable"] == 1
-    assert replay(world, *everything, "--execute")["state"] == "finished before"
     assert world.query(BOOKS) == books
 
     told = replay(world, *everything, "--reemit", "--execute", code=1)
@@ -163,9 +162,16 @@ def test_new_events_become_backfill_and_times_are_exact(world: World, archive: s
     noon_z = noon.isoformat().replace("+00:00", "Z")
     half_past = (noon + timedelta(minutes=30)).replace(tzinfo=None).isoformat()
 
-    assert replay(world, archive, "--by-duration", "PT2H10M")["new"] == 3
-    assert replay(world, archive, "--from-earliest", "--to-datetime", noon_z)["new"] == 3
-    assert replay(world, archive, "--from-datetime", half_past)["new"] == 1
+    with Reader(world.settings, archive) as reader:
+        for range_, records_in_it in (
+            (Range(back=timedelta(hours=2, minutes=10)), 3),
+            (Range(until=noon), 3),
+            (Range(since=noon - timedelta(microseconds=1)), 3),
+            (Range(since=noon + timedelta(microseconds=1)), 1),
+            (Range(since=datetime.now(UTC)), 0),
+        ):
+            positions = reader.positions(range_, datetime.now(UTC))
+            assert sum(position.left for position in positions) == records_in_it
     between = (archive, "--from-datetime", noon_z, "--to-datetime", half_past)
     done = replay(world, *between, "--execute")
     assert (done["records"], done["new"]) == (2, 2)
@@ -235,6 +241,8 @@ def test_ctrl_c_ends_it_after_the_batch_in_hand(world: World, archive: str) -> N
     assert 3 < world.query(MOVED)[0][0] < 500
     done = replay(world, archive, "--from-earliest", "--execute")
     assert (done["state"], done["records"], done["new"]) == ("finished", 500, 500)
+    anew = replay(world, archive, "--from-earliest", "--execute", "--restart")
+    assert (anew["state"], anew["new"], anew["known"]) == ("finished", 0, 500)
 
 
 def test_what_is_not_there_is_said(world: World) -> None:
@@ -251,6 +259,25 @@ def test_what_is_not_there_is_said(world: World) -> None:
         pytest.raises(NotReplayable, match="add --restart"),
     ):
         reader.check([made_anew])
+
+
+@real_kafka
+def test_what_kafka_has_removed_meanwhile_is_counted(world: World) -> None:
+    record = event(1, "Sea")
+    world.produce([record] * 4)
+    with Reader(world.settings, input_topic(world)) as reader:
+        [full] = [p for p in reader.positions(Range(), datetime.now(UTC)) if p.left]
+    admin = KafkaAdminClient(**topics.client_options(world.settings))
+    admin.delete_records({TopicPartition(input_topic(world), full.partition): 3})
+    admin.close()
+
+    interrupted = Position(full.partition, first=0, next=1, end=4)
+    with Reader(world.settings, input_topic(world)) as reader:
+        assert reader.check([interrupted]) == 2
+        read = [found.offset for batch in reader.batches([interrupted], 10) for found in batch]
+        assert read == [3]
+        [rest] = [p for p in reader.positions(Range(), datetime.now(UTC)) if p.left]
+    assert rest == Position(full.partition, first=3, next=3, end=4)
 
 
 def test_a_broker_or_a_database_that_is_away_is_exit_code_4(world: World) -> None:

@@ -8,13 +8,19 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 import psycopg
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from kafka import KafkaProducer
 
+from pipeline import topics
+from pipeline.rules.replay_range import Range
+from pipeline.settings import load
+from pipeline.topic_reader import Reader
 from sandbox.broker import EmbeddedBroker
 from sandbox.database import EmbeddedDatabase, EmbeddedDatabaseError
 
@@ -54,6 +60,24 @@ async def test_events_come_back_in_order_from_the_embedded_broker() -> None:
 
     assert partitions == {0, 1, 2}
     assert read == [b"%d" % number for number in range(20)]
+
+
+def test_a_replay_reads_the_embedded_broker_from_its_beginning() -> None:
+    with EmbeddedBroker({"entity-created": 3}) as broker:
+        settings = load(
+            _env_file=None, kafka_bootstrap_servers=broker.bootstrap_servers, embedded_broker=True
+        )
+        producer = KafkaProducer(**topics.client_options(settings))
+        for number in range(20):
+            producer.send("entity-created", b"%d" % number, key=b"listing:%d" % number)
+        producer.flush()
+        producer.close()
+        with Reader(settings, "entity-created") as reader:
+            positions = reader.positions(Range(), datetime.now(UTC))
+            read = [record.value for batch in reader.batches(positions, 7) for record in batch]
+
+    assert sum(position.end for position in positions) == 20
+    assert sorted(map(int, filter(None, read))) == list(range(20))
 
 
 def test_a_broker_is_gone_when_it_is_stopped() -> None:

@@ -12,9 +12,10 @@ from pipeline.batches import Intake
 from pipeline.dead_letters import DeadLetter
 from pipeline.errors import Rejected
 from pipeline.events import Record
-from pipeline.replay import NotReplayable, look, run
+from pipeline.replay import look, run
 from pipeline.replays import Counts, Position, Replay
 from pipeline.rules.lifecycle import Source
+from pipeline.topic_reader import NotReplayable
 from tests.integration.builders import (
     FLARE,
     TOPICS,
