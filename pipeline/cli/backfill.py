@@ -35,8 +35,8 @@ SourceWord = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="A .jsonl or .csv file, - for standard input, a source of sources.toml, or of the"
-        " CMS: listings, articles, news, neighborhoods, or cms for all of them.",
+        help="A .jsonl or .csv file, - for standard input, topic:NAME, a source of sources.toml,"
+        " or of the CMS: listings, articles, news, neighborhoods, or cms for all of them.",
     ),
 ]
 Types = Annotated[

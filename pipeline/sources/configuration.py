@@ -1,25 +1,29 @@
-"""Which source a word means: a file, one of a `sources.toml`, or a ready-made one of the CMS."""
+"""Which source a word means: a file, a topic, one of a `sources.toml`, or a ready-made one of the
+CMS."""
 
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from pipeline.rules.replay_range import Range
 from pipeline.settings import Settings
 from pipeline.sources import Found, Source, SourceError
 from pipeline.sources.database import DatabaseSource
 from pipeline.sources.files import FileSource
 from pipeline.sources.mapping import RowMapping
+from pipeline.sources.topic import TopicSource
 
 READY_MADE = Path(__file__).with_name("cms.toml")
 OWN = Path("sources.toml")
 ALL = "cms"
+TOPIC = "topic:"
 
 
-class _Configured(BaseModel):
-    """One `[sources.NAME]`: a query or a file, and what its columns are."""
+class _Rows(BaseModel):
+    """One `[sources.NAME]` of rows: a query or a file, and what its columns are."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -34,6 +38,19 @@ class _Configured(BaseModel):
     @property
     def mapping(self) -> RowMapping:
         return RowMapping(self.entity_id, self.entity_type, self.context, self.photos, self.options)
+
+
+class _Topic(BaseModel):
+    """One `[sources.NAME]` of events: a topic between two instants."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    topic: str
+    since: AwareDatetime | None = Field(None, alias="from")
+    until: AwareDatetime | None = Field(None, alias="to")
+
+
+_Configured = _Rows | _Topic
 
 
 class _Together:
@@ -61,12 +78,14 @@ def source_of(word: str, settings: Settings, configuration: Path | None) -> Sour
         return _made(word, named[word], settings)
     if word == ALL:
         return _Together(ALL, [_made(name, named[name], settings) for name in _read(READY_MADE)])
+    if word.startswith(TOPIC):
+        return TopicSource(word, settings, word.removeprefix(TOPIC), Range())
     path = Path(word)
     if word == "-" or path.exists():
         return FileSource(path)
     raise SourceError(
-        f"{word!r} is neither a file nor a source; there are {', '.join(named)}, and {ALL} for"
-        " those of the CMS together"
+        f"{word!r} is neither a file nor a source; there are {', '.join(named)}, {ALL} for those"
+        f" of the CMS together, and {TOPIC}NAME for a topic"
     )
 
 
@@ -82,18 +101,22 @@ def _read(path: Path) -> dict[str, _Configured]:
 
 
 def _checked(path: Path, name: str, entry: Any) -> _Configured:
+    kind = _Topic if isinstance(entry, dict) and "topic" in entry else _Rows
     try:
-        found = _Configured.model_validate(entry)
+        found = kind.model_validate(entry)
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(map(str, problem["loc"]))
         raise SourceError(f"{path}: source {name}: {field}: {problem['msg']}") from None
-    if (found.query is None) == (found.file is None):
-        raise SourceError(f"{path}: source {name}: give either a query or a file")
+    if isinstance(found, _Rows) and (found.query is None) == (found.file is None):
+        raise SourceError(f"{path}: source {name}: give a query, a file, or a topic")
     return found
 
 
 def _made(name: str, entry: _Configured, settings: Settings) -> Source:
+    if isinstance(entry, _Topic):
+        range_ = Range(since=entry.since, until=entry.until)
+        return TopicSource(name, settings, entry.topic, range_)
     if entry.file is not None:
         source = FileSource(entry.file, entry.mapping)
         source.name = name

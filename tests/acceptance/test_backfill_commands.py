@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.harness import Running, World, imagepipe, json_lines
+from tests.acceptance.harness import Running, World, entity, imagepipe, json_lines
 
 ROWS = [
     {"id": n, "type": "listing", "title": f"Daire {n // 2}", "hasImages": n == 5} for n in range(8)
@@ -62,6 +62,21 @@ def test_parked_work_ends_with_3_and_a_wrong_line_with_1(world: World, file: Pat
     assert strict.returncode == 2
     assert "entities.jsonl:2" in strict.stderr
     assert world.run("plan", "no-such-thing").returncode == 2
+
+
+def test_a_topic_is_a_source_too(world: World) -> None:
+    world.publish([entity(n, f"Daire {n // 2}") for n in range(4)])
+    topic = world.settings.topic_entity_created
+
+    plan = said(world, "plan", f"topic:{topic}")
+
+    assert (plan["entities"], plan["generate"], plan["join"]) == (4, 2, 2)
+    own = world.directory / "sources.toml"
+    own.write_text(f'[sources.late]\ntopic = "{topic}"\nfrom = 2100-01-01T00:00:00Z\n')
+    assert said(world, "plan", "late")["entities"] == 0
+    missing = world.run("plan", "topic:nowhere")
+    assert missing.returncode == 2
+    assert "there is no topic nowhere" in missing.stderr
 
 
 def test_ctrl_c_stops_after_the_batch_in_hand(world: World, file: Path) -> None:

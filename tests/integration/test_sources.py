@@ -103,9 +103,10 @@ context = { title = "title" }
         ('query = "SELECT 1 AS id, 2 AS title"\nentity_id = "nr"', "there is no column 'nr'"),
         ('query = "SELECT id FROM nowhere"\nentity_id = "id"', "nowhere"),
         ('query = "SELEC"\nentity_id = "id"', "syntax error"),
-        ('entity_id = "id"', "either a query or a file"),
+        ('entity_id = "id"', "give a query, a file, or a topic"),
         ('query = "SELECT 1"', "entity_id: Field required"),
         ('query = "SELECT 1"\nentity_id = "id"\nextra = 1', "extra"),
+        ('topic = "archive"\nquery = "SELECT 1"', "query"),
     ],
 )
 def test_a_wrong_source_is_named(cms: Settings, tmp_path: Path, entry: str, says: str) -> None:
