@@ -25,8 +25,10 @@ class Announce(Service):
         self._loop_task = asyncio.create_task(self._worker.relay.run())
 
     async def on_stop(self) -> None:
-        self._worker.relay.stop()
-        await self._loop_task
-        if self._stop_metrics is not None:
-            await asyncio.to_thread(self._stop_metrics)
-        await self._worker.close()
+        try:
+            self._worker.relay.stop()
+            await self._loop_task
+        finally:
+            if self._stop_metrics is not None:
+                await asyncio.to_thread(self._stop_metrics)
+            await self._worker.close()

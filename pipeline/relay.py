@@ -18,6 +18,8 @@ log = structlog.get_logger()
 
 FIRST_PAUSE = 0.5  # seconds between tries while the broker is away, doubling
 LONGEST_PAUSE = 10.0
+ANSWER_WITHIN = 40.0  # seconds, well above the client's own time-outs
+CLOSE_WITHIN = 10.0  # seconds
 
 
 class Relay:
@@ -51,19 +53,24 @@ class Relay:
 
     async def run(self) -> None:
         """Publish until stopped. A broker or a database that is away is waited for."""
-        producer = await self._connect()
-        if producer is None:
-            return
-        try:
-            while True:
-                self._wake.clear()
-                published = await self._try_step(producer)
-                if self._stopping.is_set() and not published:
+        while (producer := await self._connect()) is not None:
+            try:
+                if await self._publish(producer):
                     return
-                if published < self._batch and not self._stopping.is_set():
-                    await _wait(self._wake, self._poll_interval)
-        finally:
-            await producer.stop()
+            finally:
+                await _close(producer)
+
+    async def _publish(self, producer: AIOKafkaProducer) -> bool:
+        """Publish until stopped (True), or until the producer is no good any more (False)."""
+        while True:
+            self._wake.clear()
+            published = await self._try_step(producer)
+            if published is None:
+                return False
+            if self._stopping.is_set() and not published:
+                return True
+            if published < self._batch and not self._stopping.is_set():
+                await _wait(self._wake, self._poll_interval)
 
     async def step(self, producer: AIOKafkaProducer) -> int:
         """Publish one batch; returns how many messages were acknowledged and marked."""
@@ -93,15 +100,21 @@ class Relay:
             raise refused[0]
         return len(acknowledged)
 
-    async def _try_step(self, producer: AIOKafkaProducer) -> int:
+    async def _try_step(self, producer: AIOKafkaProducer) -> int | None:
+        """How much was published; None when it failed in a way that calls for a new producer."""
         try:
-            published = await self.step(producer)
+            async with asyncio.timeout(ANSWER_WITHIN):
+                published = await self.step(producer)
         except KafkaError as error:
             await self._away("broker", error)
             return 0
-        except SQLAlchemyError as error:  # of whatever kind: a relay that ends stays ended
+        except SQLAlchemyError as error:
             await self._away("database", error)
             return 0
+        except Exception as error:  # of whatever kind: a relay that ends stays ended
+            log.warning("publishing failed, trying with a new producer", error=repr(error))
+            await self._away("broker", error)
+            return None
         if self._failures:
             log.info("publishing again", failures=self._failures)
             self._failures = 0
@@ -111,9 +124,10 @@ class Relay:
         while not self._stopping.is_set():
             producer = AIOKafkaProducer(**self._producer_options)
             try:
-                await producer.start()
-            except KafkaError as error:
-                await producer.stop()
+                async with asyncio.timeout(ANSWER_WITHIN):
+                    await producer.start()
+            except Exception as error:  # a client that cannot start says so in many ways
+                await _close(producer)
                 await self._away("broker", error)
             else:
                 return producer
@@ -125,6 +139,15 @@ class Relay:
             log.warning(f"{who} is away, outcomes wait in the outbox", error=str(error))
         pause = doubled(FIRST_PAUSE, self._failures - 1, longest=LONGEST_PAUSE)
         await _wait(self._stopping, pause)  # and not for `wake`: more work brings nobody back
+
+
+async def _close(producer: AIOKafkaProducer) -> None:
+    """What was not acknowledged is sent again by the next one: nobody need wait for it."""
+    try:
+        async with asyncio.timeout(CLOSE_WITHIN):
+            await producer.stop()
+    except TimeoutError:
+        log.warning("a producer did not close in time")
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:
@@ -145,7 +168,7 @@ async def _send(producer: AIOKafkaProducer, message: Message) -> asyncio.Future[
             key=message.key,
             headers=list(message.headers),
         )
-    except KafkaError as error:
+    except Exception as error:  # a client whose metadata is not complete yet fails oddly
         sent = asyncio.get_running_loop().create_future()
         sent.set_exception(error)
     return sent

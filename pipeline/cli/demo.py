@@ -55,7 +55,7 @@ def demo(
         Embedded(home, lambda step: console.print(f"[bold]==>[/] {step}")) as embedded,
     ):
         embedded.start_worker(log_file)
-        embedded.start_api(log_file)
+        embedded.start_api(log_file, port=0)  # nobody else need find it
         settings = embedded.settings
         entities = samples.read()
         console.print(f"[bold]==>[/] {len(entities)} entity-created events to Kafka")

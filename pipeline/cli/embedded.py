@@ -76,15 +76,19 @@ class Embedded:
         self._say("Worker")
         return self._start("worker", log)
 
-    def start_api(self, log: IO[str] | None = None) -> "subprocess.Popen[bytes]":
-        """Start the HTTP API, on the port configured or, where that is taken, on another one."""
-        host, port = self.given.api_host, self.given.api_port
+    def start_api(
+        self, log: IO[str] | None = None, *, port: int | None = None
+    ) -> "subprocess.Popen[bytes]":
+        """Start the HTTP API, on `port` or the one configured; where that is taken, or 0, on a free
+        one."""
+        host = self.given.api_host
+        port = self.given.api_port if port is None else port
         try:
-            server.bind(host, port).close()
+            found = server.bind(host, port)
         except OSError:
-            with server.bind(host, 0) as free:
-                port = free.getsockname()[1]
-        self._set(api_host=host, api_port=port)
+            found = server.bind(host, 0)
+        with found:
+            self._set(api_host=host, api_port=found.getsockname()[1])
         self._say("HTTP API")
         return self._start("api", log)
 

@@ -69,7 +69,8 @@ def numbers(output: str) -> tuple[int, int]:
 
 
 def test_the_other_commands_find_what_up_has_started(directory: Path) -> None:
-    up = Running(imagepipe("up"), bare_environment(), directory, directory / "up.log")
+    environment = bare_environment(IMAGEPIPE_API_PORT="0")
+    up = Running(imagepipe("up"), environment, directory, directory / "up.log")
     try:
         up.wait_for_log("Ready")
         published = run(directory, "publish", "-", stdin=json_lines([entity(1, "Daire")]))
