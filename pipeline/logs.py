@@ -27,17 +27,20 @@ REPEATED_AFTER = 60.0  # seconds
 
 
 class Seldom(logging.Filter):
-    """Lets aiokafka speak once a minute: while a broker is away it says so 30 times a second."""
+    """Lets aiokafka say the same thing once a minute: while a broker is away it says so 30 times a
+    second."""
 
-    _silent_until = 0.0
+    def __init__(self) -> None:
+        super().__init__()
+        self._silent_until: dict[tuple[str, str], float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         if not record.name.startswith("aiokafka"):
             return True
-        now = time.monotonic()
-        if now < self._silent_until:
+        now, what = time.monotonic(), (record.name, str(record.msg)[:100])
+        if now < self._silent_until.get(what, 0.0):
             return False
-        self._silent_until = now + REPEATED_AFTER
+        self._silent_until[what] = now + REPEATED_AFTER
         return True
 
 

@@ -18,7 +18,8 @@ log = structlog.get_logger()
 
 FIRST_PAUSE = 0.5  # seconds between tries while the broker is away, doubling
 LONGEST_PAUSE = 10.0
-ANSWER_WITHIN = 40.0  # seconds, well above the client's own time-outs
+START_WITHIN = 40.0  # seconds, for several bootstrap servers
+ANSWER_WITHIN = 25.0  # seconds, well above the client's own time-out of a request
 CLOSE_WITHIN = 10.0  # seconds
 
 
@@ -124,7 +125,7 @@ class Relay:
         while not self._stopping.is_set():
             producer = AIOKafkaProducer(**self._producer_options)
             try:
-                async with asyncio.timeout(ANSWER_WITHIN):
+                async with asyncio.timeout(START_WITHIN):
                     await producer.start()
             except Exception as error:  # a client that cannot start says so in many ways
                 await _close(producer)

@@ -93,7 +93,9 @@ def show(
 
 
 @app.command("redrive")
-def redrive(ids: Ids = None, code: Code = None, everything: All = False) -> None:
+def redrive(
+    ids: Ids = None, code: Code = None, everything: All = False, as_json: AsJson = False
+) -> None:
     """Send dead letters through the input topic once more, after a fix.
 
     Those that are refused again become new dead letters, with one attempt more. Exits with 1 when
@@ -114,14 +116,16 @@ def redrive(ids: Ids = None, code: Code = None, everything: All = False) -> None
             total += _settle(settings, publisher, sent)
     total += _settle(settings, publisher, sent)
     publisher.finish()
-    typer.echo(f"{total} redriven")
+    typer.echo(json.dumps({"redriven": total}) if as_json else f"{total} redriven")
     if total < len(rows):
         typer.echo(f"imagepipe: Kafka no longer has {len(rows) - total} of them", err=True)
         raise typer.Exit(1)
 
 
 @app.command("drop")
-def drop(ids: Ids = None, code: Code = None, everything: All = False) -> None:
+def drop(
+    ids: Ids = None, code: Code = None, everything: All = False, as_json: AsJson = False
+) -> None:
     """Close dead letters that nobody will mend. Their records stay on the topic.
 
     Example: imagepipe dlq drop 3b7c9a55-0c1d-5f3e-9b1a-6a1f0e5d2c47
@@ -129,7 +133,7 @@ def drop(ids: Ids = None, code: Code = None, everything: All = False) -> None:
     settings = load()
     rows = _chosen(settings, ids or [], code, everything=everything)
     _mark(settings, [row.id for row in rows], "dropped")
-    typer.echo(f"{len(rows)} dropped")
+    typer.echo(json.dumps({"dropped": len(rows)}) if as_json else f"{len(rows)} dropped")
 
 
 def _chosen(
