@@ -11,9 +11,12 @@ from pipeline.wiring import Worker
 class Generate(Service):
     """Buys pictures beside the stream, never inside it."""
 
-    def __init__(self, worker: Worker) -> None:
-        super().__init__()
-        self._worker = worker
+    _worker: Worker
+
+    @classmethod
+    def of(cls, worker: Worker) -> type["Generate"]:
+        """The service of one worker (Faust makes the instance itself)."""
+        return type("Generate", (cls,), {"_worker": worker, "abstract": False})
 
     async def on_start(self) -> None:
         generator, settings = self._worker.generator, self._worker.settings
