@@ -1,6 +1,7 @@
 """What machines ask: alive, ready, metrics; and the documentation page for people."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import fastapi_offline
@@ -104,5 +105,5 @@ def _docs() -> Response:
     return HTMLResponse(_DOCS, headers={"Content-Security-Policy": _POLICY})
 
 
-def _asset(name: str):  # type: ignore[no-untyped-def]
+def _asset(name: str) -> Callable[[Request], Response]:
     return lambda _: FileResponse(_ASSETS / name, headers={"Cache-Control": "max-age=86400"})

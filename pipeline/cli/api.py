@@ -2,6 +2,7 @@
 
 import ipaddress
 import json
+import socket
 from typing import Annotated
 
 import typer
@@ -40,7 +41,7 @@ def api() -> None:
     server.serve(app, parts, listening)
 
 
-def _bind(settings: Settings):  # type: ignore[no-untyped-def]
+def _bind(settings: Settings) -> socket.socket:
     try:
         return server.bind(settings.api_host, settings.api_port)
     except OSError as error:
