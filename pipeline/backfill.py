@@ -3,6 +3,7 @@ priority and their share of each window; workers make the pictures."""
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -12,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from pipeline import intake, notices
 from pipeline.answers import Topics
 from pipeline.database import transact
-from pipeline.planning import ENTERED, Fate, History, Plan, Planned, Planner
+from pipeline.planning import ENTERED, Fate, History, Plan, Planned, Planner, seconds_needed
 from pipeline.preparation import Prepared
 from pipeline.sources import Found
 
@@ -52,13 +53,15 @@ class Outcome:
 
 @dataclass(slots=True)
 class Progress:
-    """Where a run stands. `capped`: entities left out because of `Caps`."""
+    """Where a run stands. `capped`: entities left out because of `Caps`; `seconds_blocked`: until
+    the limits have let through what waits to be bought (None: never)."""
 
     plan: Plan = field(default_factory=Plan)
     entered: int = 0
     capped: int = 0
     reading: bool = True
     outcome: Outcome = Outcome(0, 0, 0, 0, 0, 0)
+    seconds_blocked: float | None = 0.0
 
 
 class Backfill:
@@ -137,6 +140,9 @@ class Backfill:
     async def _look(self) -> None:
         async with self._engine.connect() as connection:
             self.progress.outcome = await read_outcome(connection, self._planner.event_source)
+            if not self.progress.reading:
+                queued = await read_queued(connection, self._planner.event_source)
+                self.progress.seconds_blocked = await seconds_needed(connection, *queued)
 
     async def _watch(self, *, wait: bool) -> AsyncIterator[Progress]:
         before, since = self.progress.outcome, time.monotonic()
@@ -156,6 +162,27 @@ class Backfill:
             if self.progress.outcome != before:
                 before, since = self.progress.outcome, time.monotonic()
             yield self.progress
+
+
+async def read_queued(
+    connection: AsyncConnection, event_source: str
+) -> tuple[Counter[str], Counter[str]]:
+    """What a source still has to buy: pictures, and their upper bounds in micro-dollars, by
+    request type."""
+    rows = await connection.execute(
+        text("""
+            SELECT j.type, count(*) AS pictures, CAST(sum(j.bound_microusd) AS bigint) AS microusd
+            FROM imagepipe.requests r JOIN imagepipe.jobs j ON j.id = r.id
+            WHERE r.source = 'backfill' AND r.event_source = :source AND j.state = 'queued'
+            GROUP BY j.type
+        """),
+        {"source": event_source},
+    )
+    found = rows.all()
+    return (
+        Counter({row.type: row.pictures for row in found}),
+        Counter({row.type: row.microusd for row in found}),
+    )
 
 
 async def read_outcome(connection: AsyncConnection, event_source: str) -> Outcome:

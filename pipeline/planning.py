@@ -267,13 +267,16 @@ class History:
         return prepared.bound_microusd if found is None else min(found, prepared.bound_microusd)
 
 
-async def seconds_needed(connection: AsyncConnection, plan: Plan) -> float | None:
-    """How long the purchases of a plan take under the limits of now, if nothing else is bought;
-    None when a limit lets none through. The slowest limit counts."""
+async def seconds_needed(
+    connection: AsyncConnection, purchases: Counter[str], microusd: Counter[str]
+) -> float | None:
+    """How long purchases, and their micro-dollars, by request type, take a backfill under the
+    limits of now, if nothing else is bought; None when a limit lets none through. The slowest limit
+    counts."""
     now = await ledger.now(connection)
     slowest = 0.0
     for limit in await ledger.read_limits(connection):
-        number, money = _concerned(limit, plan)
+        number, money = (_concerned(limit, needed) for needed in (purchases, microusd))
         used = await ledger.count(connection, limit, now)
         for need, maximum, taken in (
             (number, limit.max_requests, used.requests),
@@ -288,12 +291,11 @@ async def seconds_needed(connection: AsyncConnection, plan: Plan) -> float | Non
     return slowest
 
 
-def _concerned(limit: Limit, plan: Plan) -> tuple[int, int]:
-    """The purchases that fall into a limit's scope, and what they are expected to cost."""
+def _concerned(limit: Limit, needed: Counter[str]) -> int:
+    """How much of what a backfill needs falls into a limit's scope."""
     if limit.scope in ("global", f"source:{Source.BACKFILL}"):
-        return plan.by_type.total(), plan.expected
-    kind = limit.scope.removeprefix("type:")
-    return plan.by_type[kind], plan.expected_by_type[kind]
+        return needed.total()
+    return needed[limit.scope.removeprefix("type:")]
 
 
 def in_batches(found: Iterable[Found], size: int) -> Iterator[list[Found]]:

@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
+from math import ceil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -157,7 +159,9 @@ def _plan(
                         if one.prepared is None or wanted(one.prepared):
                             found.add(one, history.expected(one.prepared) if one.prepared else 0)
                     bar.update(task, completed=found.entities)
-                seconds = await planning.seconds_needed(connection, found)
+                seconds = await planning.seconds_needed(
+                    connection, found.by_type, found.expected_by_type
+                )
         await engine.dispose()
         return Planned(found, seconds)
 
@@ -255,7 +259,21 @@ def _words(progress: Progress, seconds: float) -> str:
     return (
         f"{outcome.hits} hits, {outcome.generated} generated, {outcome.failed} failed,"
         f" {outcome.parked} parked, {usd(outcome.microusd):.4f} USD, {rate:.0f} a minute"
+        f"{_time_left(progress, rate / 60)}"
     )
+
+
+def _time_left(progress: Progress, rate: float) -> str:
+    """How long what waits takes at the rate so far (a second) and under the limits of now."""
+    waiting, blocked = progress.outcome.waiting, progress.seconds_blocked
+    if progress.reading or not waiting:
+        return ""
+    if blocked is None:
+        return ", a limit lets nothing more through"
+    if not blocked and not rate:
+        return ""
+    seconds = max(blocked, waiting / rate if rate else 0)
+    return f", about {timedelta(seconds=ceil(seconds))} to go"
 
 
 def _data(found: Planned) -> dict[str, Any]:

@@ -47,7 +47,9 @@ async def planned(steps: Steps, source: FileSource) -> tuple[Plan, float | None]
             for batch in in_batches(source.read(), 3):
                 for one in await planner.plan(connection, batch):
                     plan.add(one, history.expected(one.prepared) if one.prepared else 0)
-            return plan, await planning.seconds_needed(connection, plan)
+            return plan, await planning.seconds_needed(
+                connection, plan.by_type, plan.expected_by_type
+            )
 
 
 async def run(
@@ -146,6 +148,7 @@ async def test_parked_work_is_left_to_the_workers(
 
     assert (progress.outcome.generated, progress.outcome.waiting) == (1, progress.outcome.parked)
     assert progress.outcome.parked > 0
+    assert progress.seconds_blocked == progress.outcome.parked * 3600
 
 
 async def test_the_time_it_takes_follows_the_slowest_limit(
