@@ -6,9 +6,10 @@ rarely create topics by themselves.
 
 import asyncio
 import socket
+from collections.abc import Sequence
 
 import structlog
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from pipeline import wiring
@@ -42,6 +43,27 @@ def client_options(settings: Settings) -> dict[str, object]:
     if settings.embedded_broker:
         options["api_version"] = (2, 3)  # it cannot negotiate versions
     return options
+
+
+def reader(settings: Settings, names: Sequence[str], *, from_beginning: bool) -> KafkaConsumer:
+    """A consumer of everything in these topics, without a group.
+
+    The partitions are assigned, not subscribed to: a subscription that is made while the client's
+    first look at the cluster is under way may get none for five minutes (kafka-python 3.0.12).
+    """
+    consumer = KafkaConsumer(
+        **client_options(settings),
+        group_id=None,
+        auto_offset_reset="earliest" if from_beginning else "latest",
+    )
+    consumer.assign(
+        [
+            TopicPartition(name, partition)
+            for name in names
+            for partition in consumer.partitions_for_topic(name) or ()
+        ]
+    )
+    return consumer
 
 
 def reachable(settings: Settings) -> bool:

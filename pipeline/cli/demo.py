@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import httpx2
 import typer
-from kafka import KafkaConsumer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -115,11 +114,7 @@ def _publish(settings: Settings, lines: list[str]) -> list[str]:
 
 def _outcomes(settings: Settings, keys: list[str], pictures: Path | None) -> dict[str, Row]:
     """Collect one row per key, in the order of `keys`, as far as they come in time."""
-    consumer = KafkaConsumer(
-        *topics.names(settings)[1:],
-        **topics.client_options(settings),
-        auto_offset_reset="earliest",
-    )
+    consumer = topics.reader(settings, topics.names(settings)[1:], from_beginning=True)
     found: dict[str, Row] = {}
     deadline = time.monotonic() + PATIENCE
     try:

@@ -4,7 +4,6 @@ import json
 from typing import Annotated, Any
 
 import typer
-from kafka import KafkaConsumer
 from rich.console import Console
 from rich.markup import escape
 
@@ -32,11 +31,7 @@ def watch(
     settings = load()
     settings.require("kafka_bootstrap_servers")
     topics.ensure(settings)
-    consumer = KafkaConsumer(
-        *topics.names(settings)[1:],
-        **topics.client_options(settings),
-        auto_offset_reset="earliest" if from_beginning else "latest",
-    )
+    consumer = topics.reader(settings, topics.names(settings)[1:], from_beginning=from_beginning)
     console = Console(soft_wrap=True)
     try:
         for seen, record in enumerate(consumer, 1):

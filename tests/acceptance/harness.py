@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import psycopg
-from kafka import KafkaConsumer, KafkaProducer
+from kafka import KafkaProducer
 
 from pipeline import topics
 from pipeline.settings import Settings, load
@@ -302,9 +302,7 @@ class World:
     ) -> Outcomes:
         """Read the outcome topics from their beginning until at least that many are there."""
         names = topics.names(self.settings)[1:]
-        consumer = KafkaConsumer(
-            *names, **topics.client_options(self.settings), auto_offset_reset="earliest"
-        )
+        consumer = topics.reader(self.settings, names, from_beginning=True)
         found: dict[str, list[Published]] = {name: [] for name in names}
         wanted = dict(zip(names, (ready, failed, deferred, dead_letters), strict=True))
         deadline = time.monotonic() + within
