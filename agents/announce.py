@@ -11,12 +11,9 @@ from pipeline.wiring import Worker
 class Announce(Service):
     """Publishes outcomes and dead letters, at least once."""
 
-    _worker: Worker
-
-    @classmethod
-    def of(cls, worker: Worker) -> type["Announce"]:
-        """The service of one worker (Faust makes the instance itself)."""
-        return type("Announce", (cls,), {"_worker": worker, "abstract": False})
+    def __init__(self, worker: Worker) -> None:
+        super().__init__()
+        self._worker = worker
 
     async def on_start(self) -> None:
         settings = self._worker.settings

@@ -6,10 +6,12 @@ and `Announce`. They share nothing but the database and a nudge when there is wo
 
 import sys
 import tempfile
+from collections.abc import Iterable
 
 import faust
 import structlog
 from faust.app import BootStrategy
+from mode.types import ServiceT
 
 from agents.announce import Announce
 from agents.generate import Generate
@@ -34,6 +36,13 @@ class App(faust.App):
     BootStrategy = WithoutWeb
     settings: Settings
     worker: wiring.Worker
+
+    def on_init_dependencies(self) -> Iterable[ServiceT]:
+        """Generate and Announce come first: they start without waiting for partitions, which takes
+        a session's time after a crash, and stop last, when intake has finished its batch.
+        Announce outlives Generate, and closes the worker."""
+        loops = [Announce(self.worker), Generate(self.worker)]
+        return [*loops, *super().on_init_dependencies()]
 
     async def on_first_start(self) -> None:
         model = self.worker.model
@@ -75,8 +84,6 @@ def create_app(settings: Settings, worker: wiring.Worker) -> faust.App:
         value_serializer="raw",
     )
     app.agent(topic, name="intake", concurrency=1)(intake(worker, settings.batch_size))
-    app.service(Announce.of(worker))  # started first, so stopped last: it closes the worker
-    app.service(Generate.of(worker))
     return app
 
 

@@ -11,12 +11,9 @@ from pipeline.wiring import Worker
 class Generate(Service):
     """Buys pictures beside the stream, never inside it."""
 
-    _worker: Worker
-
-    @classmethod
-    def of(cls, worker: Worker) -> type["Generate"]:
-        """The service of one worker (Faust makes the instance itself)."""
-        return type("Generate", (cls,), {"_worker": worker, "abstract": False})
+    def __init__(self, worker: Worker) -> None:
+        super().__init__()
+        self._worker = worker
 
     async def on_start(self) -> None:
         generator, settings = self._worker.generator, self._worker.settings

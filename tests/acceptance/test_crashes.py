@@ -52,3 +52,13 @@ def test_a_worker_that_is_asked_to_leave_finishes_what_it_has_in_hand(new_world:
     assert len(world.sandbox.purchases) == 3
     assert world.query("SELECT count(*) FROM imagepipe.outbox WHERE published_at IS NULL") == [(0,)]
     assert len(world.outcomes(ready=3).bought) == 3
+
+
+def test_a_new_worker_goes_on_before_kafka_gives_it_the_dead_ones_partitions(world: World) -> None:
+    session = {"IMAGEPIPE_KAFKA_SESSION_TIMEOUT": "60"}
+    worker = world.start_worker(IMAGEPIPE_FAULT="claim.before_commit", **session)
+    world.publish([entity(1, "Bekleyen")])
+    world.wait_until(lambda: not worker.is_running, "the worker's death before it claims")
+
+    world.start_worker(**session)
+    assert len(world.outcomes(ready=1, within=30).bought) == 1
