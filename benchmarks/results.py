@@ -65,7 +65,7 @@ class Report:
 
     def write(self, directory: Path = DIRECTORY) -> Path:
         """Keep it as JSON under its name."""
-        directory.mkdir(exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
         path = directory / f"{self.name}.json"
         path.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", "utf-8")
         return path

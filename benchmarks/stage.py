@@ -1,13 +1,14 @@
-"""Where benchmarks run: a real Apache Kafka, a real PostgreSQL, and worlds with a worker in them."""
+"""Where benchmarks run: a real Apache Kafka, a real PostgreSQL, worlds with a worker in them."""
 
 import os
 import platform
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -48,8 +49,8 @@ class Stage:
     quick: bool
 
     @contextmanager
-    def database(self, *, fill: str = "") -> Iterator[str]:
-        """URL of a new, migrated database; `fill` is SQL that is run in it first."""
+    def database(self) -> Iterator[str]:
+        """URL of a new, migrated database, gone afterwards."""
         name = f"bench_{uuid4().hex}"
         _execute(self.postgres_url, sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         url = make_url(self.postgres_url).set(database=name).render_as_string(hide_password=False)
@@ -64,6 +65,7 @@ class Stage:
     def world(self, database_url: str, *, latency: float = 0.0) -> Iterator[World]:
         """Topics of its own and a sandbox, on a database; nothing runs in it yet."""
         with (
+            redirect_stdout(StringIO()),  # it ends with the logs, which only tests want
             tempfile.TemporaryDirectory(prefix="world-", dir=self.directory) as directory,
             World(
                 Path(directory),

@@ -1,0 +1,1 @@
+"""What imagepipe is measured against: other ways to do the same, or a part of it."""
