@@ -93,7 +93,7 @@ def ready_without_asset(prepared: Prepared, occurred_at: datetime) -> str:
         "causation": {"source": prepared.event_source, "id": prepared.event_id},
         "occurredAt": rfc3339(occurred_at),
         "cached": True,
-        "alt": prepared.request.alt.text,
+        "alt": prepared.alt.text,
         "contextHash": prepared.context_hash,
         "hashVersion": prepared.hash_version,
         "cost": {"usd": 0, "basis": FREE.basis},

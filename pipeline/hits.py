@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from pipeline import answers, assets, outbox, requests
 from pipeline.answers import Topics
+from pipeline.arrays import text_array
 from pipeline.assets import ASSET, StoredAsset
 from pipeline.messages import pack_headers
 from pipeline.preparation import Prepared
@@ -41,11 +42,11 @@ _FOLLOWS = """
 """
 
 # A hash of the current version is in `asked`, one of an older version only in `older`.
-_STATEMENT = f"""
+_STATEMENT = text(f"""
     WITH asked AS MATERIALIZED (
         SELECT * FROM unnest(
             {requests.PLACEHOLDERS},
-            CAST(:askable AS boolean[]), CAST(:said AS text[]), CAST(:keys AS bytea[]),
+            CAST(:askable AS boolean[]), CAST(:said AS text[]), CAST(:keys AS text[]),
             CAST(:headers AS text[]), CAST(:shards AS smallint[])
         ) WITH ORDINALITY AS asked ({requests.COLUMNS}, askable, said, key, headers, shard, place)
     ), older AS (
@@ -101,7 +102,7 @@ _STATEMENT = f"""
         ON CONFLICT DO NOTHING
     ), told AS (
         INSERT INTO imagepipe.outbox (shard, topic, key, value, headers, request_id)
-        SELECT asked.shard, :topic, asked.key,
+        SELECT asked.shard, :topic, convert_to(asked.key, 'UTF8'),
                convert_to(CAST(
                    CAST(asked.said AS jsonb) || jsonb_build_object('sequence', new.sequence)
                    || {_ASSET_SAID} AS text), 'UTF8'),
@@ -111,7 +112,7 @@ _STATEMENT = f"""
     )
     SELECT new.id, new.sequence, {_FOLLOWS} AS follows, found.*
     FROM new JOIN asked USING (id) LEFT JOIN found ON found.id = new.asset_id
-"""
+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,26 +145,24 @@ async def record(
         return {}
     now = datetime.now(UTC)
     askable = [p for p in batch if not p.request.skip_cache]
-    older = [(p.id, hash_) for p in askable for hash_ in p.context_hashes[1:]]
+    older = [(str(p.id), hash_) for p in askable for hash_ in p.context_hashes[1:]]
     heads = [answers.ready_head(p, now) for p in batch]
+    lists: dict[str, list[str | None]] = {
+        "askable": ["f" if p.request.skip_cache else "t" for p in batch],
+        "said": [answers.ready_without_asset(p, now) for p in batch],
+        "keys": [head.key.decode() for head in heads],
+        "headers": [pack_headers(head.headers) for head in heads],
+        "shards": [str(outbox.shard_of(head.key)) for head in heads],
+        "older_ids": [id_ for id_, _ in older],
+        "older_hashes": [hash_ for _, hash_ in older],
+        "all_context_hashes": [hash_ for p in askable for hash_ in p.context_hashes],
+        "all_prompt_hashes": [p.prompt_hash for p in askable],
+    }
     rows = await connection.execute(
-        text(_STATEMENT),
+        _STATEMENT,
         requests.columns(batch)
-        | {
-            "askable": [not p.request.skip_cache for p in batch],
-            "said": [answers.ready_without_asset(p, now) for p in batch],
-            "keys": [head.key for head in heads],
-            "headers": [pack_headers(head.headers) for head in heads],
-            "shards": [outbox.shard_of(head.key) for head in heads],
-            "older_ids": [id_ for id_, _ in older],
-            "older_hashes": [hash_ for _, hash_ in older],
-            "all_context_hashes": [hash_ for p in askable for hash_ in p.context_hashes],
-            "all_prompt_hashes": [p.prompt_hash for p in askable],
-            "topic": topics.ready,
-            "trial": trial,
-            "hits_only": hits_only,
-            "api": requests.API,
-        },
+        | {name: text_array(values) for name, values in lists.items()}
+        | {"topic": topics.ready, "trial": trial, "hits_only": hits_only, "api": requests.API},
     )
     return {row[0]: _entry(row) for row in rows}
 

@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from pipeline.arrays import text_array
 from pipeline.preparation import Prepared
 from pipeline.rules.lifecycle import Source
 
@@ -55,7 +56,7 @@ def asker(prepared: Prepared, sequence: int) -> Asker:
         prepared.context_hash,
         prepared.prompt_hash,
         prepared.hash_version,
-        prepared.request.alt.text,
+        prepared.alt.text,
         prepared.traceparent,
         datetime.now(UTC),
     )
@@ -80,25 +81,27 @@ COLUMNS_OF_ASKED = COLUMNS.replace("data,", "CAST(data AS jsonb),")
 """`COLUMNS` of what `unnest` gives, as the table takes them."""
 
 
-def columns(batch: Sequence[Prepared]) -> dict[str, list[object]]:
+def columns(batch: Sequence[Prepared]) -> dict[str, str]:
     """The values of `PLACEHOLDERS` for a batch."""
-    return {
-        "ids": [p.id for p in batch],
+    uploads = [p.request.upload for p in batch]
+    lists: dict[str, list[str | None]] = {
+        "ids": [str(p.id) for p in batch],
         "event_sources": [p.event_source for p in batch],
         "event_ids": [p.event_id for p in batch],
-        "sources": [p.source.value for p in batch],
-        "types": [p.request.type.value for p in batch],
-        "sizes": [p.request.size.value for p in batch],
-        "entity_types": [p.request.upload.entity_type for p in batch],
-        "entity_ids": [p.request.upload.entity_id for p in batch],
+        "sources": [p.source for p in batch],
+        "types": [p.request.type for p in batch],
+        "sizes": [p.request.size for p in batch],
+        "entity_types": [upload.entity_type for upload in uploads],
+        "entity_ids": [upload.entity_id for upload in uploads],
         "context_hashes": [p.context_hash for p in batch],
         "prompt_hashes": [p.prompt_hash for p in batch],
-        "hash_versions": [p.hash_version for p in batch],
-        "alts": [p.request.alt.text for p in batch],
-        "alts_generated": [p.request.alt.generated for p in batch],
+        "hash_versions": [str(p.hash_version) for p in batch],
+        "alts": [p.alt.text for p in batch],
+        "alts_generated": ["t" if p.alt.generated else "f" for p in batch],
         "data": [p.request.model_dump_json(exclude_unset=True) for p in batch],
         "traceparents": [p.traceparent for p in batch],
     }
+    return {name: text_array(values) for name, values in lists.items()}
 
 
 async def attach(connection: AsyncConnection, jobs: Mapping[UUID, UUID]) -> None:
