@@ -1,44 +1,45 @@
 """Reservations per second, one by one and in batches, with an empty and a full window.
 
 A batch is what a claim does about its money: one durable transaction that opens the books, admits
-and reserves. The cases take turns, each starts from the same ledger every time, and the median of
-their runs counts. Nothing leaves a window meanwhile: only how much is in it differs.
+and reserves. The cases take turns, and each starts from the same ledger every time. Nothing leaves
+a window meanwhile: only how much is in it differs.
 
 Ids are random, so after a checkpoint each page of their index goes to the log in full once; a run
 begins when that is over, as for a server that has been busy for some minutes.
 """
 
-import argparse
 import asyncio
-import json
-import os
-import platform
-import statistics
-import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from itertools import product
-from pathlib import Path
-from typing import Any
 
-import psutil  # type: ignore[import-untyped]
-from rich.console import Console
-from rich.table import Table
-from sqlalchemy import make_url, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from pipeline import ledger, migrate
+from benchmarks.results import Report, Run, Target, series, target
+from benchmarks.stage import Stage
+from pipeline import audit, ledger
 from pipeline.database import create_engine
 from pipeline.ids import time_ordered
 from pipeline.ledger import Reservation
 from pipeline.rules.limits import Limit, Purchase, admit
-from sandbox.database import EmbeddedDatabase
 
 HOUR, DAY = 3600, 86400
 PLENTY = 10**15
+BATCHES = ONE, MANY = 1, 100  # reservations a transaction
+BARE = "one counter"
+HOW = (
+    "Reservations a second over one connection, each transaction durable. A transaction does what a"
+    " claim does about its money: it opens the books, admits what is queued against six windows,"
+    " and writes one reservation or {many}; once with nothing in the windows and once with"
+    " {live_rows:,} reservations of the last half hour. Every case starts from the same ledger,"
+    " after {warm_up:,} reservations that are removed again. Beside it a limit at its simplest:"
+    " `UPDATE counter SET n = n + 1 WHERE n < :max` on one row, one transaction each, with the same"
+    " driver on the same server; it forgets nothing after an hour and knows of one window. Of all"
+    " that was reserved the sums in the windows are compared with the ledger."
+)
 LIMITS = [  # the windows of a new database, wide open
     Limit("hour", "global", HOUR, PLENTY, None),
     Limit("day", "global", DAY, PLENTY, None),
@@ -48,8 +49,7 @@ LIMITS = [  # the windows of a new database, wide open
     Limit("backfill-daily-cost", "source:backfill", DAY, None, PLENTY, derived=True),
 ]
 PURCHASE = Purchase("live", "listing", 13_000)
-
-RUNS = 3
+FIRST = 20  # reservations on a new connection before the clock starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,48 +61,77 @@ class Size:
     transactions: dict[int, int]  # per run, by reservations per transaction
 
 
-WHOLE = Size(1_000_000, 40_000, {1: 1_000, 100: 300})
-QUICK = Size(20_000, 1_000, {1: 50, 100: 10})
+WHOLE = Size(1_000_000, 40_000, {ONE: 1_500, MANY: 300})
+QUICK = Size(20_000, 1_000, {ONE: 100, MANY: 10})
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """Reservations per second of one case: every run, and their median."""
+def measure(stage: Stage) -> Report:
+    size = QUICK if stage.quick else WHOLE
+    with stage.database() as empty, stage.database() as full:
+        runs = asyncio.run(take_turns({0: empty, size.live_rows: full}, size, stage.runs))
+    cases = [case(batch, rows) for batch in BATCHES for rows in (0, size.live_rows)]
+    return Report(
+        name="admission",
+        title="Reservations against sliding windows",
+        how=HOW.format(many=MANY, live_rows=size.live_rows, warm_up=size.warm_up),
+        quick=stage.quick,
+        series=[series(runs, name, "reservations/s") for name in (*cases, BARE)],
+        targets=[
+            ratio(runs, case(MANY, size.live_rows), BARE, 5),
+            *(ratio(runs, case(batch, size.live_rows), case(batch, 0), 0.9) for batch in BATCHES),
+        ],
+        about=stage.about(),
+    )
 
-    live_rows: int
-    batch: int
-    runs: list[float]
-    median: float
+
+def case(batch: int, live_rows: int) -> str:
+    return f"imagepipe, {batch} a transaction, {live_rows:,} live rows"
 
 
-async def measure(server_url: str, size: Size) -> list[Result]:
-    """Run every case `RUNS` times, in turns."""
-    runs: dict[tuple[int, int], list[float]] = {}
-    async with ledger_of(server_url, 0) as empty, ledger_of(server_url, size.live_rows) as full:
-        engines = {0: empty, size.live_rows: full}
-        cases = product(range(RUNS), size.transactions.items(), engines.items())
-        for _, (batch, transactions), (live_rows, engine) in cases:
-            await start_again(engine, size.warm_up)
-            started = time.perf_counter()
-            await reserve(engine, batch, transactions)
-            seconds = time.perf_counter() - started
-            rate = round(batch * transactions / seconds, 1)
-            runs.setdefault((live_rows, batch), []).append(rate)
-    return [
-        Result(live_rows, batch, rates, statistics.median(rates))
-        for (live_rows, batch), rates in runs.items()
-    ]
+def ratio(runs: list[Run], this: str, that: str, bound: float) -> Target:
+    return target(runs, f"{this} / {that}", lambda r: r[this] / r[that], "at least", bound)
+
+
+async def take_turns(urls: dict[int, str], size: Size, runs: int) -> list[Run]:
+    """Every case in every run, on the databases of so many live rows."""
+    async with AsyncExitStack() as stack:
+        engines = {
+            live_rows: await stack.enter_async_context(ledger_of(url, live_rows))
+            for live_rows, url in urls.items()
+        }
+        return [await run(engines, size) for _ in range(runs)]
+
+
+async def run(engines: dict[int, AsyncEngine], size: Size) -> Run:
+    """Reservations a second of each case, and of the counter."""
+    figures = {BARE: await rate(count, engines[0], ONE, size.transactions[ONE])}
+    for (batch, transactions), (live_rows, engine) in product(
+        size.transactions.items(), engines.items()
+    ):
+        await start_again(engine, size.warm_up)
+        figures[case(batch, live_rows)] = await rate(reserve, engine, batch, transactions)
+        await check(engine, FIRST + batch * transactions)
+    return figures
+
+
+async def rate(
+    work: Callable[[AsyncEngine, int, int], Awaitable[None]],
+    engine: AsyncEngine,
+    batch: int,
+    transactions: int,
+) -> float:
+    started = time.perf_counter()
+    await work(engine, batch, transactions)
+    return batch * transactions / (time.perf_counter() - started)
 
 
 @asynccontextmanager
-async def ledger_of(server_url: str, live_rows: int) -> AsyncIterator[AsyncEngine]:
-    """A new database whose ledger has so many purchases of the last half hour."""
-    name = f"admission_{live_rows}"
-    await execute(create_engine(server_url), f"CREATE DATABASE {name}")
-    url = make_url(server_url).set(database=name).render_as_string(hide_password=False)
-    await asyncio.to_thread(migrate.upgrade, url)
+async def ledger_of(url: str, live_rows: int) -> AsyncIterator[AsyncEngine]:
+    """An engine for a database, whose ledger then has so many purchases of the last half hour."""
     engine = create_engine(url, pool_size=1)
     async with engine.begin() as connection:
+        await connection.execute(text("CREATE TABLE counter (n bigint NOT NULL)"))
+        await connection.execute(text("INSERT INTO counter VALUES (0)"))
         await connection.execute(
             text("""
                 INSERT INTO imagepipe.reservations
@@ -127,7 +156,7 @@ async def start_again(engine: AsyncEngine, warm_up: int) -> None:
         await ledger.apply_limits(connection, [])
         await ledger.apply_limits(connection, LIMITS)
     await execute(engine, "VACUUM (ANALYZE, TRUNCATE off)")  # as where old rows have gone
-    await reserve(engine, 1, 20)  # on a new connection: statements are prepared now
+    await reserve(engine, ONE, FIRST)  # on a new connection: statements are prepared now
 
 
 async def execute(engine: AsyncEngine, statement: str) -> None:
@@ -151,68 +180,20 @@ async def reserve(engine: AsyncEngine, batch: int, transactions: int) -> None:
             await ledger.reserve(connection, opened.now, reservations)
 
 
-def machine() -> dict[str, Any]:
-    """What the figures depend on besides the code."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return {
-        "cpu": models[0] if models else platform.processor(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "load_before": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "sqlalchemy": version("sqlalchemy"),
-        "psycopg": version("psycopg"),
-    }
+async def count(engine: AsyncEngine, _: int, transactions: int) -> None:
+    """The simplest limit there is, so many times."""
+    update = text("UPDATE counter SET n = n + 1 WHERE n < :max")
+    for _ in range(transactions):
+        async with engine.begin() as connection:
+            counted = await connection.execute(update, {"max": PLENTY})
+            assert counted.rowcount == 1
 
 
-async def server_settings(server_url: str) -> dict[str, str]:
-    engine = create_engine(server_url)
+async def check(engine: AsyncEngine, reserved: int) -> None:
+    """So many reservations are in the ledger, and the windows hold what the ledger does."""
+    held = text("SELECT count(*) FROM imagepipe.reservations WHERE state = 'held'")
     async with engine.begin() as connection:
-        names = ("server_version", "fsync", "synchronous_commit", "shared_buffers")
-        settings = {
-            name: str(
-                await connection.scalar(text("SELECT current_setting(:name)"), {"name": name})
-            )
-            for name in names
-        }
-    await engine.dispose()
-    return settings
-
-
-def table(results: list[Result]) -> Table:
-    """One line per batch size, and how far the full window is from the empty one."""
-    rates = {(result.live_rows, result.batch): result.median for result in results}
-    full = max(result.live_rows for result in results)
-    table = Table(title="Reservations per second (medians)")
-    for heading in ("per transaction", "0 live rows", f"{full:,} live rows", "difference"):
-        table.add_column(heading, justify="right")
-    for batch in sorted({result.batch for result in results}):
-        none, many = rates[0, batch], rates[full, batch]
-        table.add_row(str(batch), f"{none:,.0f}", f"{many:,.0f}", f"{many / none - 1:+.1%}")
-    return table
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.admission", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="only to see that it works")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there too")
-    options = parser.parse_args()
-    about = machine()
-    with (
-        tempfile.TemporaryDirectory(prefix="imagepipe-benchmark-") as directory,
-        EmbeddedDatabase(Path(directory)) as database,
-    ):
-        results = asyncio.run(measure(database.url, QUICK if options.quick else WHOLE))
-        about |= asyncio.run(server_settings(database.url))
-    console = Console()
-    console.print(table(results))
-    console.print(", ".join(f"{name} {value}" for name, value in about.items()))
-    if options.json:
-        figures = {"machine": about, "results": [asdict(result) for result in results]}
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+        found = await connection.scalar(held)
+        wrong = await audit.windows(connection)
+    if found != reserved or wrong:
+        raise AssertionError(f"{found} reservations instead of {reserved}; {wrong}")

@@ -75,7 +75,7 @@ class Stage:
                 latency=latency,
             ) as world,
         ):
-            world.environment["IMAGEPIPE_POLL_INTERVAL"] = "5"  # the default: not a test's haste
+            del world.environment["IMAGEPIPE_POLL_INTERVAL"]  # the default, not a test's haste
             world.environment["IMAGEPIPE_LOG_FORMAT"] = "json"
             yield world
 

@@ -9,7 +9,9 @@ from typing import Any
 from uuid import uuid4
 
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
 
+PARTITIONS = 4  # of a topic of ours, as of a world's
 PATIENCE = 120.0  # seconds
 
 
@@ -71,7 +73,8 @@ class Traffic:
         self._producer.flush()
 
     def read(self, number: int) -> list[Message]:
-        """The next so many records; raises `TimeoutError` when they do not come."""
+        """The next so many records, as soon as the last of them is there: nothing is waited for
+        then. Raises `TimeoutError` when they do not come."""
         found: list[Message] = []
         deadline = time.monotonic() + PATIENCE
         while len(found) < number:
@@ -79,6 +82,17 @@ class Traffic:
                 raise TimeoutError(f"{len(found)} of {number} came within {PATIENCE:.0f} s")
             found += self._consumer.consume(min(number - len(found), 10_000), timeout=0.1)
         return found
+
+    def exchange(self, one: Event) -> float:
+        """Seconds from just before a record is sent until its answer has been read: the next record
+        that comes, which has to have its key."""
+        started = time.perf_counter()
+        self.send([one])
+        [answer] = self.read(1)
+        seconds = time.perf_counter() - started
+        if answer.key() != one.key:
+            raise AssertionError(f"an answer to {answer.key()!r}, not to {one.key!r}")
+        return seconds
 
     def close(self) -> None:
         self._consumer.close()
@@ -92,3 +106,14 @@ def traffic(bootstrap: str, source: str, target: str) -> Iterator[Traffic]:
         yield made
     finally:
         made.close()
+
+
+@contextmanager
+def echo(bootstrap: str) -> Iterator[Traffic]:
+    """Traffic through a new topic with nobody in between: what is sent is what is read."""
+    name = f"bench-echo-{uuid4().hex[:8]}"
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    for created in admin.create_topics([NewTopic(name, PARTITIONS, 1)]).values():
+        created.result()
+    with traffic(bootstrap, name, name) as made:
+        yield made

@@ -89,7 +89,7 @@ def ready_without_asset(prepared: Prepared, occurred_at: datetime) -> str:
     entity = prepared.request.upload.entity
     said = {
         "requestId": str(prepared.id),
-        "entity": {"type": entity.type.value, "id": entity.id} if entity else None,
+        "entity": {"type": entity.type, "id": entity.id} if entity else None,
         "causation": {"source": prepared.event_source, "id": prepared.event_id},
         "occurredAt": rfc3339(occurred_at),
         "cached": True,

@@ -59,29 +59,32 @@ class Intake:
         self._source = source
 
     async def accept(self, records: Sequence[Record]) -> Recorded:
-        """Make every record durable, however long PostgreSQL is away, or not what it should be.
+        """`read` and `record`: make every record durable."""
+        return await self.record([self.read(record) for record in records])
 
-        Records that nobody can understand become dead letters. So does one that PostgreSQL
-        refuses: the batch is halved until the culprit stands alone.
+    async def record(self, read: Sequence["Understood | DeadLetter"]) -> Recorded:
+        """Make a batch durable, however long PostgreSQL is away, or not what it should be.
+
+        What nobody can understand becomes a dead letter. So does a record that PostgreSQL refuses:
+        the batch is halved until the culprit stands alone.
         """
-        read = [self.read(record) for record in records]
         # An exception that left here would acknowledge the batch, and so lose it.
         result = await insist(lambda: self.keep(read), "a batch")
         dead = sum(isinstance(one, DeadLetter) for one in read)
         log.info(
             "batch recorded",
-            records=len(records),
+            records=len(read),
             new=result.new,
             hits=result.hits,
             waiting=result.waiting,
             dead=dead,
         )
-        metrics.count_events(result.hits, result.waiting, len(records) - result.new - dead, dead)
+        metrics.count_events(result.hits, result.waiting, len(read) - result.new - dead, dead)
         metrics.count_hits(self._source, result.hits, result.saved_microusd)
+        now, ready_seconds = time.time(), metrics.READY_SECONDS.labels("true")
         for one in read:
             if isinstance(one, Understood) and one.prepared.id in result.answered:
-                waited = time.time() - one.record.timestamp_ms / 1000
-                metrics.READY_SECONDS.labels("true").observe(max(0.0, waited))
+                ready_seconds.observe(max(0.0, now - one.record.timestamp_ms / 1000))
         return result
 
     def read(self, record: Record) -> Understood | DeadLetter:

@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 from uuid import UUID, uuid4
 
 import structlog
@@ -25,9 +26,14 @@ from pipeline.rules.retries import Patience
 from schemas.request import ImageRequest
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 SEND_WITHIN = 5.0
 """Seconds from the commit of "started" to the call: a worker that was frozen does not send."""
+
+
+TRANSACTIONS = 8
+"""How many pictures' transactions a generator has open at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,7 @@ class Generator:
         self._host = host
         self._catalogue = catalogue
         self._work = work
+        self._transactions = asyncio.Semaphore(TRANSACTIONS)
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._announce = announce
@@ -226,11 +233,15 @@ class Generator:
             reach("spool.before_commit")
             return kept
 
-        kept = await insist(lambda: transact(self._engine, keep), "a received picture")
+        kept = await insist(lambda: self._transact(keep), "a received picture")
         reach("spool.after_commit")
         metrics.count_purchase(kept.charge)
         if kept.first:
             await self._store(claimed.job_id)
+
+    async def _transact(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        async with self._transactions:
+            return await transact(self._engine, work)
 
     async def _failed(self, claimed: Claimed, error: OutsideError) -> None:
         work = self._work
@@ -248,15 +259,15 @@ class Generator:
             reach("failure.before_commit")
             return charge
 
-        charge = await insist(lambda: transact(self._engine, record), "a failed call")
+        charge = await insist(lambda: self._transact(record), "a failed call")
         reach("failure.after_commit")
         metrics.count_spend(charge)
         self._announce()
 
     async def _store(self, job_id: UUID) -> None:
         """Upload a picture from the spool and complete its job."""
-        upload = await transact(
-            self._engine, partial(read_upload, job_id=job_id, prefix=self._work.public_id_prefix)
+        upload = await self._transact(
+            partial(read_upload, job_id=job_id, prefix=self._work.public_id_prefix)
         )
         if upload is None:
             return
@@ -267,9 +278,7 @@ class Generator:
             reach("upload.after")
         except OutsideError as error:
             log.warning("upload failed, the picture stays in the spool", error=str(error))
-            await transact(
-                self._engine, partial(completion.upload_failed, job_id=job_id, error=error)
-            )
+            await self._transact(partial(completion.upload_failed, job_id=job_id, error=error))
             return
 
         async def complete(connection: AsyncConnection) -> list[Asker]:
@@ -279,7 +288,7 @@ class Generator:
             reach("complete.before_commit")
             return answered
 
-        answered = await transact(self._engine, complete)
+        answered = await self._transact(complete)
         reach("complete.after_commit")
         for asker in answered:
             metrics.READY_SECONDS.labels("false").observe(metrics.since(asker.received_at))

@@ -193,14 +193,25 @@ def original_place(headers: Headers) -> tuple[str, int, int, int] | None:
 
 
 def pack_headers(headers: Headers) -> str:
-    """The headers as ASCII text for a text column: JSON pairs of name and base64 value."""
-    return json.dumps(
-        [(name, None if value is None else b64encode(value).decode()) for name, value in headers]
-    )
+    """The headers as ASCII text for a text column: JSON, `[name, text, true]` for a value in ASCII,
+    else `[name, base64]` or `[name, null]`."""
+    return json.dumps([_packed(name, value) for name, value in headers])
+
+
+def _packed(name: str, value: bytes | None) -> tuple[object, ...]:
+    if value is None:
+        return name, None
+    if value.isascii():
+        return name, value.decode("ascii"), True
+    return name, b64encode(value).decode()
 
 
 def unpack_headers(packed: str) -> Headers:
     """The headers that `pack_headers` packed."""
-    return tuple(
-        (name, None if value is None else b64decode(value)) for name, value in json.loads(packed)
-    )
+    return tuple([_unpacked(*header) for header in json.loads(packed)])
+
+
+def _unpacked(name: str, value: str | None, is_text: bool = False) -> tuple[str, bytes | None]:
+    if is_text and value is not None:
+        return name, value.encode("ascii")
+    return name, None if value is None else b64decode(value)

@@ -231,6 +231,17 @@ def since(instant: datetime) -> float:
     return max(0.0, (datetime.now(UTC) - instant).total_seconds())
 
 
+def count_published(messages: Iterable[tuple[str, datetime]]) -> None:
+    """Messages, each with the instant at which it was written, have reached their topics."""
+    now = datetime.now(UTC)
+    numbers: dict[str, int] = {}
+    for topic, created_at in messages:
+        numbers[topic] = numbers.get(topic, 0) + 1
+        PUBLISH_LAG.observe(max(0.0, (now - created_at).total_seconds()))
+    for topic, number in numbers.items():
+        OUTCOMES.labels(topic).inc(number)
+
+
 def count_purchase(charge: Charge | None) -> None:
     """A picture was received."""
     if charge:

@@ -1,17 +1,21 @@
 """The relay: publishes what is in the outbox and marks it once the broker has acknowledged."""
 
 import asyncio
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.partitioner import DefaultPartitioner
+from aiokafka.producer.message_accumulator import BatchBuilder
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from pipeline import metrics, outbox
 from pipeline.faultpoints import reach
 from pipeline.messages import Message
+from pipeline.outbox import Outgoing
 from pipeline.rules.retries import doubled
 
 log = structlog.get_logger()
@@ -21,6 +25,10 @@ LONGEST_PAUSE = 10.0
 START_WITHIN = 40.0  # seconds, for several bootstrap servers
 ANSWER_WITHIN = 25.0  # seconds, well above the client's own time-out of a request
 CLOSE_WITHIN = 10.0  # seconds
+LARGEST_MESSAGE = 1_000_000  # bytes of key and value, as brokers and clients have it by default
+LARGEST_BATCH = 500_000  # bytes; a larger message has a batch of its own
+
+_PARTITIONER = DefaultPartitioner()
 
 
 class Relay:
@@ -80,23 +88,12 @@ class Relay:
             if not due:
                 return 0
             reach("publish.before")
-            sent = [await _send(producer, out.message) for out in due]
-            answers = await asyncio.gather(*sent, return_exceptions=True)
-            refused = [answer for answer in answers if isinstance(answer, BaseException)]
-            acknowledged = [
-                out.id
-                for out, answer in zip(due, answers, strict=True)
-                if not isinstance(answer, BaseException)
-            ]
+            acknowledged, refused = await publish(producer, due)
             reach("publish.after")
-            await outbox.mark(connection, acknowledged)
+            await outbox.mark(connection, [out.id for out in acknowledged])
             reach("mark.before_commit")
         reach("mark.after_commit")
-        marked = set(acknowledged)
-        for out in due:
-            if out.id in marked:
-                metrics.OUTCOMES.labels(out.message.topic).inc()
-                metrics.PUBLISH_LAG.observe(metrics.since(out.created_at))
+        metrics.count_published((out.message.topic, out.created_at) for out in acknowledged)
         if refused:
             raise refused[0]
         return len(acknowledged)
@@ -123,7 +120,7 @@ class Relay:
 
     async def _connect(self) -> AIOKafkaProducer | None:
         while not self._stopping.is_set():
-            producer = AIOKafkaProducer(**self._producer_options)
+            producer = AIOKafkaProducer(**self._producer_options, max_batch_size=LARGEST_BATCH)
             try:
                 async with asyncio.timeout(START_WITHIN):
                     await producer.start()
@@ -160,16 +157,83 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
         pass
 
 
-async def _send(producer: AIOKafkaProducer, message: Message) -> asyncio.Future[Any]:
-    """The future of the broker's answer; a refusal to send at all is an answer, too."""
-    try:
-        sent: asyncio.Future[Any] = await producer.send(
-            message.topic,
-            value=message.value,
-            key=message.key,
-            headers=list(message.headers),
+async def publish(
+    producer: AIOKafkaProducer, messages: Sequence[Outgoing]
+) -> tuple[list[Outgoing], list[BaseException]]:
+    """Publish messages in their order; returns those that the broker has acknowledged, and what it
+    said of others.
+
+    They are put into the batches that go over the wire here, one for each partition: sent one by
+    one, each would cost a future and a search for its batch.
+    """
+    batches = _Batches(producer)
+    for out in messages:
+        await batches.add(out)
+    return await batches.answers()
+
+
+class _Batches:
+    """Batches on their way to the broker, and the messages in each."""
+
+    def __init__(self, producer: AIOKafkaProducer) -> None:
+        self._producer = producer
+        self._open: dict[tuple[str, int], tuple[BatchBuilder, list[Outgoing]]] = {}
+        self._sent: list[tuple[list[Outgoing], Awaitable[object]]] = []
+        self._refused: list[BaseException] = []
+        self._partitions: dict[str, list[int]] = {}
+
+    async def add(self, out: Outgoing) -> None:
+        """Put a message behind those of its partition."""
+        message = out.message
+        try:
+            size = sum(map(len, filter(None, (message.key, message.value))))
+            if size > LARGEST_MESSAGE:
+                raise MessageSizeTooLargeError(f"{size} bytes, {LARGEST_MESSAGE} at most")
+            place = message.topic, await self._partition(message)
+            while not self._append(place, out):  # it is full
+                await self._send(place)
+        except Exception as error:  # a client whose metadata is not complete yet fails oddly
+            self._refused.append(error)
+
+    async def answers(self) -> tuple[list[Outgoing], list[BaseException]]:
+        """Send what is left, and wait for the broker."""
+        for place in list(self._open):
+            try:
+                await self._send(place)
+            except Exception as error:
+                self._refused.append(error)
+        said = await asyncio.gather(*(sent for _, sent in self._sent), return_exceptions=True)
+        acknowledged = []
+        for (messages, _), answer in zip(self._sent, said, strict=True):
+            if isinstance(answer, BaseException):
+                self._refused.append(answer)
+            else:
+                acknowledged += messages
+        return acknowledged, self._refused
+
+    async def _partition(self, message: Message) -> int:
+        """Where Kafka's Java client would put the message."""
+        partitions = self._partitions.get(message.topic)
+        if partitions is None:
+            partitions = sorted(await self._producer.partitions_for(message.topic))
+            self._partitions[message.topic] = partitions
+        return int(_PARTITIONER(message.key, partitions, partitions))
+
+    def _append(self, place: tuple[str, int], out: Outgoing) -> bool:
+        if place not in self._open:
+            self._open[place] = self._producer.create_batch(), []
+        batch, messages = self._open[place]
+        message = out.message
+        added = batch.append(
+            timestamp=None, key=message.key, value=message.value, headers=list(message.headers)
         )
-    except Exception as error:  # a client whose metadata is not complete yet fails oddly
-        sent = asyncio.get_running_loop().create_future()
-        sent.set_exception(error)
-    return sent
+        if added is None:
+            return False
+        messages.append(out)
+        return True
+
+    async def _send(self, place: tuple[str, int]) -> None:
+        batch, messages = self._open.pop(place)
+        topic, partition = place
+        sent = await self._producer.send_batch(batch, topic, partition=partition)
+        self._sent.append((messages, sent))

@@ -46,7 +46,10 @@ class CloudinaryApi:
 
     async def upload(self, request: Request) -> Response:
         """Keep one picture, or meet the fault that waits for it."""
-        self._records.count_request("cloudinary")
+        with self._records.serving("cloudinary"):
+            return await self._answer(request)
+
+    async def _answer(self, request: Request) -> Response:
         fault = self._faults.take("cloudinary")
         try:
             if fault is None:
@@ -68,7 +71,7 @@ class CloudinaryApi:
         asset_folder, public_id = form.fields.get("asset_folder"), _public_id(form.fields)
         existing = self._records.asset(public_id)
         if existing is not None and form.fields.get("overwrite", "true") in ("false", "0"):
-            return JSONResponse(self._answer(existing) | {"existing": True})
+            return JSONResponse(self._described(existing) | {"existing": True})
         word, width, height = _inspect(form.file)
         path = self._path("/".join(filter(None, (asset_folder, public_id))), word)
         await asyncio.to_thread(_write, path, form.file)
@@ -87,7 +90,7 @@ class CloudinaryApi:
             at=datetime.now(UTC),
         )
         self._records.add_asset(asset)
-        return JSONResponse(self._answer(asset))
+        return JSONResponse(self._described(asset))
 
     def _path(self, name: str, word: str) -> Path:
         """The file for a name that may hold slashes; refuses one outside the directory."""
@@ -99,7 +102,7 @@ class CloudinaryApi:
             raise _bad_request(f"Invalid public_id or folder: {name!r}")
         return path
 
-    def _answer(self, asset: StoredAsset) -> dict[str, Any]:
+    def _described(self, asset: StoredAsset) -> dict[str, Any]:
         url = f"{self._base_url}/{CLOUD}/image/upload/v{asset.version}/{asset.path}"
         return {
             "asset_id": uuid.uuid5(uuid.NAMESPACE_URL, asset.public_id).hex,

@@ -15,13 +15,15 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from sandbox.connection import HalfAnswer, huge_answer, large_answer
-from sandbox.drawing import draw
 from sandbox.faults import Fault, Faults, keep_silent
 from sandbox.models import MODELS, Order, read_order, usage
 from sandbox.records import Purchase, Records
+from sandbox.stock import Draw, Picture
 from sandbox.wire_errors import OPENAI_ERRORS, Refused, retry_headers
 
 GENERATED = "_generated"  # the folder of pictures that are answered by url
+
+_PLACE = "*base64*"  # of the picture in an answer: base64 is JSON already, and long
 
 _ECHOES = ("unauthorized", "echo")  # errors that quote the key they were sent
 
@@ -36,13 +38,21 @@ class OpenAIApi:
     """Draws what it is asked for, after `latency` seconds, and keeps the bill."""
 
     def __init__(
-        self, *, records: Records, faults: Faults, directory: Path, base_url: str, latency: float
+        self,
+        *,
+        records: Records,
+        faults: Faults,
+        directory: Path,
+        base_url: str,
+        latency: float,
+        draw: Draw,
     ) -> None:
         self._records = records
         self._faults = faults
         self._directory = directory
         self._base_url = base_url
         self._latency = latency
+        self._draw = draw
 
     def routes(self) -> list[Route]:
         """The routes that an OpenAI client calls."""
@@ -63,11 +73,11 @@ class OpenAIApi:
 
     async def generate(self, request: Request) -> Response:
         """Sell one picture, or meet the fault that waits for this prompt."""
-        self._records.count_request("openai")
-        try:
-            answer = await self._answer(request)
-        except Refused as refused:
-            answer = refused.error.answer()
+        with self._records.serving("openai"):
+            try:
+                answer = await self._answer(request)
+            except Refused as refused:
+                answer = refused.error.answer()
         answer.headers["x-request-id"] = f"req_{uuid.uuid4().hex}"
         return answer
 
@@ -87,9 +97,13 @@ class OpenAIApi:
         await asyncio.sleep(self._latency)
         shrink = 2 if fault is not None and fault.kind == "other_dimensions" else 1
         picture = await asyncio.to_thread(
-            draw, order.prompt, order.width // shrink, order.height // shrink, order.output_format
+            self._draw,
+            order.prompt,
+            order.width // shrink,
+            order.height // shrink,
+            order.output_format,
         )
-        self._bill(order, picture)
+        self._bill(order, picture.data)
         return self._deliver(order, picture, fault)
 
     def _bill(self, order: Order, picture: bytes) -> None:
@@ -106,13 +120,13 @@ class OpenAIApi:
             )
         )
 
-    def _deliver(self, order: Order, picture: bytes, fault: Fault | None) -> Response:
+    def _deliver(self, order: Order, picture: Picture, fault: Fault | None) -> Response:
         kind = fault.kind if fault is not None else None
         entry: dict[str, Any] = {}
         if order.by_url or kind == "url":
-            entry["url"] = self._keep(picture, order.output_format)
+            entry["url"] = self._keep(picture.data, order.output_format)
         else:
-            entry["b64_json"] = base64.b64encode(picture).decode()
+            entry["b64_json"] = _PLACE
         if order.style is not None:
             entry["revised_prompt"] = f"{order.prompt}, {order.style} style"
         answer: dict[str, Any] = {"created": int(time.time()), "data": [entry]}
@@ -121,7 +135,11 @@ class OpenAIApi:
             answer |= {"output_format": order.output_format, "background": "opaque"}
             if kind != "no_usage":
                 answer["usage"] = counted
-        return HalfAnswer(json.dumps(answer)) if kind == "reset_mid_body" else JSONResponse(answer)
+        body = json.dumps(answer).encode()
+        if "b64_json" in entry:  # it stands before anything that a prompt may say
+            body = body.replace(_PLACE.encode(), picture.base64, 1)
+        sort = HalfAnswer if kind == "reset_mid_body" else Response
+        return sort(body, media_type="application/json")
 
     def _keep(self, picture: bytes, output_format: str) -> str:
         name = f"{uuid.uuid4().hex}.{output_format}"

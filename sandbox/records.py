@@ -1,8 +1,10 @@
 """What the sandbox sold and stored, in memory, readable from any thread."""
 
 import threading
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -49,6 +51,7 @@ class Records:
         self._purchases: list[Purchase] = []
         self._assets: dict[str, StoredAsset] = {}
         self._requests: Counter[Target] = Counter()
+        self._seconds: dict[Target, float] = {}
 
     def count_request(self, target: Target) -> None:
         """Note that one more request for `target` has arrived, whatever its answer."""
@@ -59,6 +62,24 @@ class Records:
         """How many requests for `target` have arrived."""
         with self._lock:
             return self._requests[target]
+
+    @contextmanager
+    def serving(self, target: Target) -> Iterator[None]:
+        """Count a request for `target`, and add the time until its answer is ready."""
+        self.count_request(target)
+        arrived = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._lock:
+                taken = time.perf_counter() - arrived
+                self._seconds[target] = self._seconds.get(target, 0.0) + taken
+
+    def seconds(self, target: Target) -> float:
+        """How long answers to OpenAI's and Cloudinary's clients were in the making, all together:
+        each from its request's arrival until it was ready to be sent."""
+        with self._lock:
+            return self._seconds.get(target, 0.0)
 
     def add_purchase(self, purchase: Purchase) -> None:
         """Note one picture sold."""

@@ -18,20 +18,30 @@ from sandbox.connection import ResettableProtocol, huge_answer
 from sandbox.faults import Fault, Faults, Target, keep_silent
 from sandbox.openai_api import OpenAIApi
 from sandbox.records import Purchase, Records, StoredAsset
+from sandbox.stock import from_stock, to_order
 
 
 class Sandbox:
     """Sells and stores pictures from `start()` to `stop()`, or inside a `with` block.
 
-    Pictures are files under `directory`. Every picture takes `latency` seconds. Port 0 takes a
-    free one. `faults` may be added to at any time, also by `POST /sandbox/faults` from another
-    process, and `GET /sandbox/purchases` lists what was sold.
+    Pictures are files under `directory`. Every picture takes `latency` seconds; with
+    `picture_bytes` they come from stock and are that long. Port 0 takes a free one. `faults` may
+    be added to at any time, also by `POST /sandbox/faults` from another process, and
+    `GET /sandbox/purchases` lists what was sold.
     """
 
-    def __init__(self, directory: Path, *, latency: float = 0.0, port: int = 0) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        latency: float = 0.0,
+        port: int = 0,
+        picture_bytes: int | None = None,
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory.resolve()
         self._latency = latency
+        self._draw = to_order if picture_bytes is None else from_stock(picture_bytes)
         self._port = port
         self._records = Records()
         self.faults = Faults()
@@ -66,6 +76,11 @@ class Sandbox:
     def requests(self, target: Target) -> int:
         """How many requests for `target` have arrived, whatever their answers."""
         return self._records.requests(target)
+
+    def seconds(self, target: Target) -> float:
+        """How long answers to requests for `openai` or `cloudinary` were in the making, all
+        together."""
+        return self._records.seconds(target)
 
     def start(self) -> None:
         """Listen; clients may connect as soon as this returns. Raises `OSError` for a taken port.
@@ -118,6 +133,7 @@ class Sandbox:
             directory=self._directory,
             base_url=self.base_url,
             latency=self._latency,
+            draw=self._draw,
         )
         cloudinary = CloudinaryApi(
             records=self._records,

@@ -100,7 +100,7 @@ class Context(WireModel):
     @property
     def is_blank(self) -> bool:
         """Whether nothing is left without nulls, blank strings and empty containers."""
-        return all(_is_blank(value) for _, value in self)
+        return all(map(_is_blank, self.__dict__.values())) and _is_blank(self.__pydantic_extra__)
 
     def _open_values(self) -> Iterator[JsonValue]:
         yield self.features

@@ -123,7 +123,7 @@ class Upload(WireModel):
         """The entity, when it is named by both its type and its id."""
         if self.entity_type is None or self.entity_id is None:
             return None
-        return Entity(type=self.entity_type, id=self.entity_id)
+        return Entity.model_construct(type=self.entity_type, id=self.entity_id)  # valid already
 
 
 class EntityUpload(Upload):

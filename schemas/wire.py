@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer
@@ -52,6 +53,7 @@ Instant = Annotated[
 ]
 
 
+@lru_cache(64)  # a batch has one instant
 def rfc3339(instant: datetime) -> str:
     """The instant in UTC as `Instant` fields print it ("2026-11-22T10:00:00.5Z" has six digits)."""
     return instant.astimezone(UTC).isoformat().replace("+00:00", "Z")

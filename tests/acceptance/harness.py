@@ -87,6 +87,10 @@ class Running:
             )
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def log(self) -> str:
         """Everything it has said so far."""
         return self._log.read_text("utf-8", "replace")

@@ -81,6 +81,18 @@ async def test_outcomes_reach_the_topic_with_key_and_headers(
     assert await read_all(kafka_bootstrap, topic) == {b"listing:1": [(b"{}", headers)]}
 
 
+async def test_a_batch_larger_than_the_wire_takes_keeps_its_order(
+    steps: Steps, kafka_bootstrap: str, topic: str
+) -> None:
+    values = [f"{number:03} {'x' * 90_000}".encode() for number in range(20)]
+    await write(steps, *(Message(topic, b"listing:1", value, ()) for value in values))
+
+    await publish(steps, relay(steps, kafka_bootstrap))
+
+    found = await read_all(kafka_bootstrap, topic)
+    assert found == {b"listing:1": [(value, ()) for value in values]}
+
+
 async def test_relays_at_once_publish_everything_once_and_in_order(
     steps: Steps, kafka_bootstrap: str, topic: str
 ) -> None:
