@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from pipeline.assets import StoredAsset
-from pipeline.messages import Head, Message, outcome_head, outcome_key, outcome_message
+from pipeline.messages import Head, Message, outcome_head, outcome_message
 from pipeline.preparation import Prepared
 from pipeline.requests import Asker
 from pipeline.rules.limits import Limit
@@ -35,6 +35,8 @@ class Price:
 
 
 FREE = Price(0, "cached")
+
+_JSON = json.JSONEncoder(ensure_ascii=False)
 
 
 def ready(
@@ -74,7 +76,7 @@ def ready_head(prepared: Prepared, occurred_at: datetime) -> Head:
     """Key and headers of the `image-ready` that answers a request from the cache."""
     return outcome_head(
         "ready",
-        outcome_key(prepared.request.upload.entity, prepared.id),
+        prepared.request.upload.entity_key or str(prepared.id),
         event_source=prepared.event_source,
         event_id=prepared.event_id,
         ordinal=1,
@@ -86,10 +88,11 @@ def ready_head(prepared: Prepared, occurred_at: datetime) -> Head:
 def ready_without_asset(prepared: Prepared, occurred_at: datetime) -> str:
     """What `image-ready` says of a request that is answered from the cache, as JSON, before its
     sequence number and its asset are known: the rest is added by `pipeline.hits`."""
-    entity = prepared.request.upload.entity
+    upload = prepared.request.upload
+    named = upload.entity_key is not None
     said = {
         "requestId": str(prepared.id),
-        "entity": {"type": entity.type, "id": entity.id} if entity else None,
+        "entity": {"type": upload.entity_type, "id": upload.entity_id} if named else None,
         "causation": {"source": prepared.event_source, "id": prepared.event_id},
         "occurredAt": rfc3339(occurred_at),
         "cached": True,
@@ -99,7 +102,7 @@ def ready_without_asset(prepared: Prepared, occurred_at: datetime) -> str:
         "cost": {"usd": 0, "basis": FREE.basis},
         "provenance": {"aiGenerated": True, "digitalSourceType": outcomes.AI_SOURCE_TYPE},
     }
-    return json.dumps(said, ensure_ascii=False)
+    return _JSON.encode(said)
 
 
 def failed(

@@ -123,7 +123,14 @@ class Upload(WireModel):
         """The entity, when it is named by both its type and its id."""
         if self.entity_type is None or self.entity_id is None:
             return None
-        return Entity.model_construct(type=self.entity_type, id=self.entity_id)  # valid already
+        return Entity(type=self.entity_type, id=self.entity_id)
+
+    @property
+    def entity_key(self) -> str | None:
+        """`Entity.key` of that entity."""
+        if self.entity_type is None or self.entity_id is None:
+            return None
+        return f"{self.entity_type}:{self.entity_id}"
 
 
 class EntityUpload(Upload):

@@ -27,7 +27,12 @@ DESCRIPTION = (
     "Images on request: each distinct picture is paid for once, limits are never exceeded."
     " Requests join the pictures that events have asked for, and the other way round."
 )
-ROUTERS: tuple[APIRouter, ...] = (generate.router, images.router, probes.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    generate.router_of_post,
+    generate.router,
+    images.router,
+    probes.router,
+)
 
 
 def create_app(parts: Parts) -> FastAPI:

@@ -1,18 +1,20 @@
 """The specification's two endpoints: POST buys a picture or finds it, GET tells of limits."""
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 from uuid import UUID
 
 import structlog
 from fastapi import APIRouter, Header, Query, Request
+from fastapi.routing import APIRoute
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import JSONResponse, Response
 
 from pipeline import metrics, reports, status
 from pipeline.api import answers
 from pipeline.api.document import REQUEST_BODY, link, problems_of
-from pipeline.api.parts import Generator, Given, Parts, Reader
+from pipeline.api.parts import BEARER, Generator, Given, Parts, Reader, generator
 from pipeline.api.problems import ApiProblem, model_away
 from pipeline.api.reading import ClientGone, Preferences, read_body
 from pipeline.idempotency import Key, KeyReused, SavedAnswer
@@ -25,6 +27,31 @@ from pipeline.rules.lifecycle import RequestState, Source
 from schemas import api
 
 log = structlog.get_logger()
+
+
+class ReadByHand(APIRoute):
+    """`generate`'s route. FastAPI's way of finding six arguments took a fifth of a hit's time, so a
+    request without a query, of which only headers are left to be read, is read here."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        checked = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            if request.scope["query_string"]:
+                return await checked(request)
+            given: Parts = request.app.state.parts
+            return await generate(
+                request,
+                given,
+                await generator(given, await BEARER(request)),
+                prefer=request.headers.get("prefer"),
+                idempotency_key=request.headers.get("idempotency-key"),
+            )
+
+        return handle
+
+
+router_of_post = APIRouter(tags=["images on request"], route_class=ReadByHand)
 router = APIRouter(tags=["images on request"])
 
 DryRun = Annotated[
@@ -46,7 +73,7 @@ IdempotencyKey = Annotated[
 ]
 
 
-@router.post(
+@router_of_post.post(
     answers.PATH,
     operation_id="generateImage",
     summary="Generate an image, or find it",

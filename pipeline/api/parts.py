@@ -49,8 +49,8 @@ async def parts(request: Request) -> Parts:
 
 Given = Annotated[Parts, Depends(parts)]
 
-_BEARER = HTTPBearer(auto_error=False, description="An API key: see `imagepipe api-key`.")
-Bearer = Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)]
+BEARER = HTTPBearer(auto_error=False, description="An API key: see `imagepipe api-key`.")
+Bearer = Annotated[HTTPAuthorizationCredentials | None, Security(BEARER)]
 
 
 def _known(given: Parts, bearer: HTTPAuthorizationCredentials | None, scope: Scope) -> ApiKey:

@@ -7,8 +7,18 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic_core import from_json
 
-from pipeline.events import EntityEvent, Record, Undecodable, decode, parse_json
+from pipeline.events import (
+    MAX_DEPTH,
+    EntityEvent,
+    Record,
+    Undecodable,
+    _is_suspect,
+    _refuse_unsafe,
+    decode,
+    parse_json,
+)
 from pipeline.messages import request_id
 from tests.contract.golden import GOLDEN, record_of
 
@@ -296,3 +306,21 @@ def test_hostile_input_is_refused_and_never_breaks_the_decoder(
         reason = event.source + event.id
     assert reason.strip()
     assert b"\x00" not in reason.encode()
+
+
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers(-(10**18), 10**18)
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text("0123456789eE+-\0\\u", max_size=20),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("0\0e9"), inner),
+        max_leaves=30,
+    )
+)
+def test_what_is_not_walked_is_safe(value: object) -> None:
+    """A look at the bytes decides whether a value is walked: it must not miss anything."""
+    data = json.dumps(value).encode()
+    if not _is_suspect(data):
+        _refuse_unsafe(from_json(data), MAX_DEPTH)
