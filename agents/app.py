@@ -16,6 +16,7 @@ from mode.types import ServiceT
 from agents.announce import Announce
 from agents.generate import Generate
 from agents.intake import intake
+from agents.transport import Transport
 from pipeline import logs, migrate, topics, wiring
 from pipeline.settings import Settings, SettingsError, load
 
@@ -43,6 +44,9 @@ class App(faust.App):
         Announce outlives Generate, and closes the worker."""
         loops = [Announce(self.worker), Generate(self.worker)]
         return [*loops, *super().on_init_dependencies()]
+
+    def _new_transport(self) -> Transport:
+        return Transport(self.conf.broker_consumer, self)
 
     async def on_first_start(self) -> None:
         model = self.worker.model

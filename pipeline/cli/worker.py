@@ -22,9 +22,10 @@ def worker() -> None:
     wiring.worker(settings)  # everything that can be wrong is found here
     refuse_unmigrated(settings)
     _refuse_a_taken_port(settings)
-    python = sys.executable
-    faust = [python, "-m", "faust", "-A", "agents.app", "worker", "-l", "info", "--without-web"]
-    os.execv(python, faust)  # noqa: S606 (signals go straight to the worker)
+    loop = () if sys.platform == "win32" else ("-L", "uvloop")
+    worker = ("-A", "agents.app", "worker", "-l", "info", "--without-web")
+    faust = [sys.executable, "-m", "faust", *loop, *worker]
+    os.execv(sys.executable, faust)  # noqa: S606 (signals go straight to the worker)
 
 
 def _refuse_a_taken_port(settings: Settings) -> None:
