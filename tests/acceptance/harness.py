@@ -115,9 +115,12 @@ class Running:
         self._process.wait()
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Ask it to end, and return its exit code."""
+        """Ask it to end, and return its exit code; fails with its log when it does not in time."""
         self._process.send_signal(number)
-        return self._process.wait(PATIENCE)
+        try:
+            return self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it did not stop; its log:\n{self.log[-8000:]}") from None
 
 
 @dataclass(frozen=True, slots=True)
