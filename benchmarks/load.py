@@ -7,6 +7,7 @@ the generator takes a small part of the machine it shares with what it measures.
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
@@ -76,13 +77,16 @@ def post(
 class _Connection(asyncio.Protocol):
     """One connection of the loop; `done` when it has nothing under way and the time is over."""
 
-    def __init__(self, requests: Iterator[bytes], until: float, latencies: list[float]) -> None:
+    def __init__(self, requests: Iterator[bytes], latencies: list[float]) -> None:
         self.done = asyncio.get_running_loop().create_future()
-        self._requests, self._until, self._latencies = requests, until, latencies
+        self._requests, self._latencies = requests, latencies
         self._buffer = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
+
+    def start(self, until: float) -> None:
+        self._until = until
         self._send()
 
     def data_received(self, data: bytes) -> None:
@@ -151,23 +155,26 @@ async def _run(
     requests = cycle(_requests(url, bodies, headers))
     parts = urlsplit(url)
     latencies: list[float] = []
-    started = time.perf_counter()
-    open_ones = [
+    opened = [
         await asyncio.get_running_loop().create_connection(
-            lambda: _Connection(requests, started + seconds, latencies),
-            parts.hostname or "",
-            parts.port or 80,
+            lambda: _Connection(requests, latencies), parts.hostname or "", parts.port or 80
         )
         for _ in range(connections)
     ]
+    started = time.perf_counter()
+    for _, connection in opened:
+        connection.start(started + seconds)
     async with asyncio.timeout(seconds + PATIENCE):
-        await asyncio.gather(*(connection.done for _, connection in open_ones))
+        await asyncio.gather(*(connection.done for _, connection in opened))
     return LoadResult(len(latencies), time.perf_counter() - started, latencies)
 
 
 def main() -> None:
     job = json.load(sys.stdin)
-    sys.stdout.write(json.dumps(asdict(uvloop.run(_run(**job)))))
+    found = json.dumps(asdict(uvloop.run(_run(**job))))
+    # Buffered even under PYTHONUNBUFFERED, where what an interrupted write leaves over is lost.
+    with os.fdopen(sys.stdout.fileno(), "wb", closefd=False) as output:
+        output.write(found.encode())
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pipeline import answers, assets, outbox, requests
 from pipeline.answers import Topics
 from pipeline.arrays import text_array
 from pipeline.assets import ASSET, StoredAsset
+from pipeline.driver import DriverConnection
 from pipeline.messages import pack_headers
 from pipeline.preparation import Prepared
 
@@ -128,7 +129,7 @@ class Entry:
 
 
 async def record(
-    connection: AsyncConnection,
+    connection: AsyncConnection | DriverConnection,
     batch: Sequence[Prepared],
     *,
     topics: Topics,

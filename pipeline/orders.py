@@ -7,6 +7,7 @@ held, or refused with nothing left behind. The picture is made by a worker.
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -20,6 +21,7 @@ from pipeline.admission import Decision, Place
 from pipeline.answers import Topics
 from pipeline.assets import StoredAsset
 from pipeline.database import is_transient, was_rolled_back
+from pipeline.driver import DriverConnection
 from pipeline.hits import Entry
 from pipeline.idempotency import Key, SavedAnswer
 from pipeline.ids import time_ordered
@@ -89,6 +91,7 @@ class Orders:
         self._hits = _Hits(engine_of_hits, topics, trial=trial)
 
     async def close(self) -> None:
+        await self._hits.close()
         await self._engine.dispose()
         await self._engine_of_hits.dispose()
 
@@ -229,7 +232,7 @@ class _Hits:
     """Asks for hits in one statement for all who ask while the last one is under way."""
 
     def __init__(self, engine: AsyncEngine, topics: Topics, *, trial: bool) -> None:
-        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._connection = DriverConnection(engine)
         self._topics = topics
         self._trial = trial
         self._asking: list[tuple[Prepared, asyncio.Future[Entry | None]]] = []
@@ -243,6 +246,13 @@ class _Hits:
             self._task = asyncio.create_task(self._serve())
         return await future
 
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        await self._connection.close()
+
     async def _serve(self) -> None:
         while self._asking:
             asking, self._asking = self._asking[:MOST_AT_ONCE], self._asking[MOST_AT_ONCE:]
@@ -252,14 +262,13 @@ class _Hits:
 
     async def _answer(self, asking: list[tuple[Prepared, asyncio.Future[Entry | None]]]) -> None:
         try:
-            async with self._engine.connect() as connection:
-                entries = await hits.record(
-                    connection,
-                    [prepared for prepared, _ in asking],
-                    topics=self._topics,
-                    trial=self._trial,
-                    hits_only=True,
-                )
+            entries = await hits.record(
+                self._connection,
+                [prepared for prepared, _ in asking],
+                topics=self._topics,
+                trial=self._trial,
+                hits_only=True,
+            )
         except Exception as error:
             away = isinstance(error, SQLAlchemyError) and is_transient(error)
             if len(asking) > 1 and not away:  # one of them may be to blame for all

@@ -50,6 +50,7 @@ engine = create_async_engine(
     sync_url(os.environ.get("BESIDE_DATABASE", "postgresql:///")),
     isolation_level="AUTOCOMMIT",
     pool_size=10,
+    max_overflow=0,
 )
 
 

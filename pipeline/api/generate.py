@@ -1,15 +1,16 @@
 """The specification's two endpoints: POST buys a picture or finds it, GET tells of limits."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 from uuid import UUID
 
 import structlog
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.routing import APIRoute
+from pydantic_core import to_json
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from pipeline import metrics, reports, status
 from pipeline.api import answers
@@ -30,25 +31,23 @@ log = structlog.get_logger()
 
 
 class ReadByHand(APIRoute):
-    """`generate`'s route. FastAPI's way of finding six arguments took a fifth of a hit's time, so a
-    request without a query, of which only headers are left to be read, is read here."""
+    """`generate`'s route. FastAPI's way of finding its six arguments takes a third of a hit's time,
+    so a request without a query, of which only headers are left to be read, is read here."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        checked = super().get_route_handler()
-
-        async def handle(request: Request) -> Response:
-            if request.scope["query_string"]:
-                return await checked(request)
-            given: Parts = request.app.state.parts
-            return await generate(
-                request,
-                given,
-                await generator(given, await BEARER(request)),
-                prefer=request.headers.get("prefer"),
-                idempotency_key=request.headers.get("idempotency-key"),
-            )
-
-        return handle
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] != "POST" or scope["query_string"]:
+            await super().handle(scope, receive, send)
+            return
+        request = Request(scope, receive, send)
+        given: Parts = request.app.state.parts
+        response = await generate(
+            request,
+            given,
+            await generator(given, await BEARER(request)),
+            prefer=request.headers.get("prefer"),
+            idempotency_key=request.headers.get("idempotency-key"),
+        )
+        await response(scope, receive, send)
 
 
 router_of_post = APIRouter(tags=["images on request"], route_class=ReadByHand)
@@ -202,7 +201,7 @@ async def _answer(given: Parts, key: Key | None, result: Result) -> Response:
             await given.orders.save(key, result.id, SavedAnswer(code, body))
         except SQLAlchemyError:  # the request is there, and is what the key stands for
             log.warning("an answer could not be kept with its idempotency key", exc_info=True)
-    return JSONResponse(body, code)
+    return Response(to_json(body), code, media_type="application/json")
 
 
 @router.get(

@@ -1,6 +1,6 @@
 """HTTP/1.1 with bounds: how long a request's first line and headers may be, and may take.
 
-Neither uvicorn nor the parser below it has any.
+Neither uvicorn nor the parser below it has any. Besides, an answer leaves in one piece.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ class BoundedHttp(HttpToolsProtocol):
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(_Whole(transport, self.loop))  # type: ignore[arg-type]
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -85,3 +85,33 @@ class BoundedHttp(HttpToolsProtocol):
             if not self._answering:
                 transport.write(answer)
             transport.close()
+
+
+class _Whole:
+    """A transport that sends an answer's head together with its body, which uvicorn writes one
+    after the other: uvloop would make two system calls of it, and wake the client twice."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if self._held:
+            held, self._held = self._held, b""
+            self._transport.write(held + data)
+        else:
+            self._held = data
+            self._loop.call_soon(self._send)  # at the latest
+
+    def close(self) -> None:
+        self._send()
+        self._transport.close()
+
+    def _send(self) -> None:
+        if self._held:
+            held, self._held = self._held, b""
+            self._transport.write(held)

@@ -85,17 +85,16 @@ async def read_body(request: Request) -> Body:
 
 
 async def _read(request: Request) -> bytes:
-    too_large = ApiProblem(413, "body_too_large", f"The body has over {LONGEST_BODY} bytes.")
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > LONGEST_BODY:
-        raise too_large
+        raise _too_large()
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_WITHIN):
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > LONGEST_BODY:
-                    raise too_large
+                    raise _too_large()
     except TimeoutError:
         raise ApiProblem(
             408, "body_too_slow", f"The body did not come within {BODY_WITHIN:g} seconds."
@@ -103,3 +102,7 @@ async def _read(request: Request) -> bytes:
     except ClientDisconnect:
         raise ClientGone from None
     return bytes(body)
+
+
+def _too_large() -> ApiProblem:
+    return ApiProblem(413, "body_too_large", f"The body has over {LONGEST_BODY} bytes.")

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from pipeline.generation import Generator
 from pipeline.messages import unpack_headers
@@ -57,6 +58,24 @@ async def test_identical_requests_at_once_are_one_purchase(
     assert len({body["media_asset_id"] for body in bodies}) == len(sandbox.purchases) == 1
     assert sorted(body["cached"] for body in bodies) == [False] + [True] * 19
     assert sum(body["cost"] for body in bodies) == max(body["cost"] for body in bodies) > 0
+
+
+async def test_hits_that_come_together_are_written_together(
+    api: Api, working: Generator, steps: Steps
+) -> None:
+    await api.post(listing())
+    async with steps.engine.begin() as connection:
+        await connection.execute(text("SELECT FROM media_assets FOR UPDATE"))
+        asking = [asyncio.create_task(api.post(listing()))]
+        await steps.until_blocked()
+        asking += [asyncio.create_task(api.post(listing())) for _ in range(20)]
+        await asyncio.sleep(1)  # they have come, and wait for the first one's statement
+    answers = await asyncio.gather(*asking)
+
+    assert all(answer.json()["cached"] for answer in answers)
+    written = "SELECT count(DISTINCT xmin::text) FROM imagepipe.requests WHERE cached"
+    assert await steps.value(written) == 2
+    assert await steps.value("SELECT usage_count FROM media_assets") == 1 + len(asking)
 
 
 async def test_a_request_joins_the_picture_that_an_event_asked_for(
