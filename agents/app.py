@@ -4,6 +4,7 @@ It starts three loops, listed here one by one: the agent `intake`, and the servi
 and `Announce`. They share nothing but the database and a nudge when there is work.
 """
 
+import gc
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -59,6 +60,8 @@ class App(faust.App):
         await migrate.wait_until_current(self.settings.database_url)
         await topics.wait_until_ensured(self.settings)
         await super().on_first_start()
+        gc.collect()
+        gc.freeze()  # what has been made until now stays: the collector need not look through it
 
 
 def create_app(settings: Settings, worker: wiring.Worker) -> faust.App:
