@@ -1,6 +1,7 @@
 """Many pictures at once: what a worker adds to the provider's own time, and how much memory."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,13 +17,15 @@ from benchmarks.known import data
 from benchmarks.results import Report, Run, percentile, series, target
 from benchmarks.stage import WIDE_LIMITS, Stage
 from benchmarks.traffic import Event, Traffic, event, traffic
-from tests.acceptance.harness import World
+from pipeline.cli.worker import KEEPING_MEMORY
+from tests.acceptance.harness import ROOT, World
 
 SECONDS = 2.0  # that the provider takes for a picture
 BYTES = 2_000_000  # of a picture
 BURSTS = 3  # of each way in a run, in turns
 WARM_UP = 8  # pictures
 POLL = 0.01  # seconds between looks at a worker's memory
+IN_MEMORY = Path("/dev/shm")  # noqa: S108
 HOW = (
     "{pictures} pictures of {megabytes:g} MB are bought at once by one worker (concurrency"
     " {pictures}); the provider takes {seconds:g} s for each. imagepipe checks each picture, keeps"
@@ -30,7 +33,8 @@ HOW = (
     " `image-ready`: its clock runs from the first call written down until the last outcome has"
     " been read from its topic. Beside it the provider alone: as many requests with plain asyncio"
     " and httpx2, each answer read and its base64 decoded, nothing more. Provider and media host"
-    " are local servers, a process each; pictures come from stock, padded with noise. {bursts}"
+    " are local servers, a process each, on the same machine; pictures come from stock, drawn once"
+    " and padded with noise. All four have the same settings of malloc. {bursts}"
     " bursts of each in turns, medians. Memory: the worker's resident set, polled every"
     " {poll:g} ms, from just before its first burst to its highest point in any."
 )
@@ -99,19 +103,20 @@ def run(stage: Stage, pictures: int, bursts: int) -> Run:
 
 @contextmanager
 def sandbox() -> Iterator[dict[str, Any]]:
-    """The addresses of a provider and a media host in a process of their own."""
-    with tempfile.TemporaryDirectory(prefix="benchmark-sandbox-") as directory:
+    """The addresses of a provider and a media host in a process of their own, which should cost as
+    little as possible: their files are in memory."""
+    memory = IN_MEMORY if IN_MEMORY.is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="benchmark-sandbox-", dir=memory) as directory:
         options = [f"--latency={SECONDS}", f"--picture-bytes={BYTES}"]
-        process = subprocess.Popen(
+        with subprocess.Popen(
             [sys.executable, "-m", "sandbox", directory, *options],
-            cwd=Path(__file__).parents[1],
-            stdin=subprocess.PIPE,
+            cwd=ROOT,
+            env=os.environ | KEEPING_MEMORY,
+            stdin=subprocess.PIPE,  # whose end, at the end of this block, is the process's
             stdout=subprocess.PIPE,
-        )
-        with process:
+        ) as process:
             assert process.stdout is not None
             yield json.loads(process.stdout.readline())
-            process.communicate()  # the end of its input is its end
 
 
 @contextmanager
@@ -146,7 +151,8 @@ def provider_alone(base_url: str, pictures: int) -> float:
     """Pictures a second with nothing around them."""
     answer = subprocess.run(
         [sys.executable, "-m", "benchmarks.beside.provider_alone", base_url, str(pictures)],
-        cwd=Path(__file__).parents[1],
+        cwd=ROOT,
+        env=os.environ | KEEPING_MEMORY,
         capture_output=True,
         text=True,
         timeout=120,

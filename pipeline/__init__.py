@@ -16,7 +16,7 @@ A job moves `queued -> generating -> generated -> done`, or ends as `failed`
 money**: in the same transaction the ledger reserves each purchase's upper bound in every sliding
 window it falls into, or the job stays queued. Then the image model is called, once. The bytes are
 written to the spool in PostgreSQL in the transaction that settles the real cost
-(`settlement.keep_picture`), are uploaded to the media host, and at last one transaction
+(`settlement.keep_pictures`), are uploaded to the media host, and at last one transaction
 (`completion.complete`) stores the asset, ends the job and answers everybody who waits for it.
 
 A request over HTTP (`api.generate`, `orders`) takes the same way: a hit is one statement, a miss

@@ -184,8 +184,8 @@ class LogEntry:
     context_hash: str
 
 
-async def write_log(connection: AsyncConnection, entry: LogEntry) -> None:
-    """Write or correct the attempt's row (an unknown outcome may turn out a success)."""
+async def write_log(connection: AsyncConnection, entries: Sequence[LogEntry]) -> None:
+    """Write or correct the attempts' rows (an unknown outcome may turn out a success)."""
     await connection.execute(
         text("""
             INSERT INTO ai_image_generation_logs AS l
@@ -197,17 +197,20 @@ async def write_log(connection: AsyncConnection, entry: LogEntry) -> None:
             SET cost = excluded.cost, success = excluded.success,
                 error_message = excluded.error_message
         """),
-        {
-            "id": entry.id,
-            "type": entry.type,
-            "size": entry.size,
-            "quality": entry.quality,
-            "cost": ceil_to_cents4(entry.cost),
-            "success": entry.error is None,
-            "error": entry.error,
-            "prompt_hash": entry.prompt_hash,
-            "context_hash": entry.context_hash,
-        },
+        [
+            {
+                "id": entry.id,
+                "type": entry.type,
+                "size": entry.size,
+                "quality": entry.quality,
+                "cost": ceil_to_cents4(entry.cost),
+                "success": entry.error is None,
+                "error": entry.error,
+                "prompt_hash": entry.prompt_hash,
+                "context_hash": entry.context_hash,
+            }
+            for entry in entries
+        ],
     )
 
 

@@ -53,11 +53,13 @@ class Head:
 
 @dataclass(slots=True)
 class Claim:
-    """What a claim brought: jobs to buy, pictures found after all, and who has to wait."""
+    """What a claim brought: jobs to buy, pictures found after all, and who has to wait. `due`:
+    whether anything was due, be it claimed or not."""
 
     claimed: list[Claimed] = field(default_factory=list)
     hits: int = 0
     heads: dict[str, Head] = field(default_factory=dict)  # by closed scope
+    due: bool = True
 
 
 async def claim(
@@ -75,8 +77,8 @@ async def claim(
     An attempt of which nothing is heard is given up as unknown `call_margin` seconds after the end
     of its call's time (`call_timeout` seconds).
     """
-    result = Claim()
-    if not await _anything_due(connection) or await _spool_is_full(connection, spool_limit):
+    result = Claim(due=await _anything_due(connection))
+    if not result.due or await _spool_is_full(connection, spool_limit):
         return result
     opened = await ledger.open_books(connection)
     paid = await _reserved(connection, slots)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -23,6 +23,8 @@ from pipeline.ports import ImageFacts, ImageModel, MediaHost, Upload
 from pipeline.requests import Asker
 from pipeline.rules.catalogue import Catalogue
 from pipeline.rules.retries import Patience
+from pipeline.settlement import Kept, Received
+from pipeline.together import Together
 from schemas.request import ImageRequest
 
 log = structlog.get_logger()
@@ -34,6 +36,9 @@ SEND_WITHIN = 5.0
 
 TRANSACTIONS = 8
 """How many pictures' transactions a generator has open at a time."""
+
+TOGETHER = 8
+"""How many pictures are kept in one transaction, where so many are there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +82,10 @@ class Generator:
         self._catalogue = catalogue
         self._work = work
         self._transactions = asyncio.Semaphore(TRANSACTIONS)
+        self._keep_together = Together(self._keep_all, lanes=TRANSACTIONS // 2, most=TOGETHER)
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
+        self._due = True
         self._announce = announce
         self._away = False
         self._absent_from = 0.0  # the monotonic instant from which absent clients may be told
@@ -145,8 +152,9 @@ class Generator:
                 connection, slots=self._free, lease_seconds=work.upload_lease
             )
         for job_id in uploads:
-            self._spawn(self._store(job_id), job=str(job_id))
+            self._spawn(self._store_spooled(job_id), job=str(job_id))
         claim = await self._claim()
+        self._due = claim.due
         async with self._engine.begin() as connection:
             deferred = await deferral.announce_waiting(connection, claim.heads, topics=work.topics)
         if expired or abandoned or deferred or claim.hits:
@@ -199,7 +207,8 @@ class Generator:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             log.error("a job was dropped; its lease brings it back", exc_info=error)
-        self._wake.set()
+        if self._due:  # else there was nothing that the free place could go to
+            self._wake.set()
 
     async def _buy(self, claimed: Claimed, started: float) -> None:
         """Call the model once, and keep the bytes or record the failure, however long it takes."""
@@ -221,23 +230,34 @@ class Generator:
             await self._failed(claimed, unknown)
             return
 
-        async def keep(connection: AsyncConnection) -> settlement.Kept:
-            kept = await settlement.keep_picture(
-                connection,
-                claimed.job_id,
-                claimed.attempt_id,
-                image,
-                self._catalogue,
-                lease_seconds=work.upload_lease,
+        received = Received(claimed.job_id, claimed.attempt_id, image)
+        kept = await self._keep(received)
+        reach("spool.after_commit")
+        metrics.count_purchase(kept.charge)
+        if kept.first:
+            prefix, job_id = work.public_id_prefix, claimed.job_id
+            upload = as_upload(prefix, job_id, kept.request, image.data, image.facts)
+            await self._store(job_id, upload)
+
+    async def _keep(self, received: Received) -> Kept:
+        """Keep a picture together with others that are there, or, where one of them makes trouble,
+        by itself, for as long as it takes."""
+        try:
+            return await self._keep_together(received)
+        except Exception as error:
+            log.warning("pictures could not be kept together", error=str(error).splitlines()[0])
+        [kept] = await insist(lambda: self._keep_all([received]), "a received picture")
+        return kept
+
+    async def _keep_all(self, received: Sequence[Received]) -> list[Kept]:
+        async def keep(connection: AsyncConnection) -> list[Kept]:
+            kept = await settlement.keep_pictures(
+                connection, received, self._catalogue, lease_seconds=self._work.upload_lease
             )
             reach("spool.before_commit")
             return kept
 
-        kept = await insist(lambda: self._transact(keep), "a received picture")
-        reach("spool.after_commit")
-        metrics.count_purchase(kept.charge)
-        if kept.first:
-            await self._store(claimed.job_id)
+        return await transact(self._engine, keep)
 
     async def _transact(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         async with self._transactions:
@@ -263,14 +283,17 @@ class Generator:
         reach("failure.after_commit")
         metrics.count_spend(charge)
         self._announce()
+        self.wake()
 
-    async def _store(self, job_id: UUID) -> None:
-        """Upload a picture from the spool and complete its job."""
-        upload = await self._transact(
-            partial(read_upload, job_id=job_id, prefix=self._work.public_id_prefix)
-        )
-        if upload is None:
-            return
+    async def _store_spooled(self, job_id: UUID) -> None:
+        """Upload a picture that is not in hand, unless it has been stored meanwhile."""
+        read = partial(read_upload, job_id=job_id, prefix=self._work.public_id_prefix)
+        upload = await self._transact(read)
+        if upload is not None:
+            await self._store(job_id, upload)
+
+    async def _store(self, job_id: UUID, upload: Upload) -> None:
+        """Upload a picture that is in the spool, and complete its job."""
         try:
             reach("upload.before")
             with during("upload.during"):
@@ -316,11 +339,7 @@ async def claim_uploads(
 
 
 async def read_upload(connection: AsyncConnection, job_id: UUID, prefix: str) -> Upload | None:
-    """The upload of a picture in the spool; None when it has been stored meanwhile.
-
-    The public id is made of the prefix, the job and the bytes' hash: the same id always means the
-    same bytes, so an upload can be repeated.
-    """
+    """The upload of a picture in the spool; None when it has been stored meanwhile."""
     row = (
         await connection.execute(
             text("""
@@ -332,12 +351,21 @@ async def read_upload(connection: AsyncConnection, job_id: UUID, prefix: str) ->
     ).one_or_none()
     if row is None:
         return None
+    facts = ImageFacts(row.format, row.width, row.height, len(row.data), row.sha256)
     request = ImageRequest.from_wire(row.request)
+    return as_upload(prefix, job_id, request, bytes(row.data), facts)
+
+
+def as_upload(
+    prefix: str, job_id: UUID, request: ImageRequest, data: bytes, facts: ImageFacts
+) -> Upload:
+    """A picture on its way out. Its public id is made of the prefix, the job and the bytes' hash:
+    the same id always means the same bytes, so an upload can be repeated."""
     return Upload(
-        public_id=f"{prefix}-{job_id}-{row.sha256[:12]}",
+        public_id=f"{prefix}-{job_id}-{facts.sha256[:12]}",
         folder=request.upload.folder,
-        data=bytes(row.data),
-        facts=ImageFacts(row.format, row.width, row.height, len(row.data), row.sha256),
+        data=data,
+        facts=facts,
         alt=request.alt.text,
         tags=request.upload.tags,
     )

@@ -7,6 +7,7 @@ from uuid import UUID
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from pipeline.arrays import text_array
 from pipeline.preparation import Prepared
 from pipeline.requests import Asker
 from pipeline.rules.lifecycle import LIVE
@@ -127,11 +128,16 @@ async def _raise(connection: AsyncConnection, raised: Mapping[UUID, Prepared]) -
 
 async def load(connection: AsyncConnection, job_id: UUID) -> Row[Any]:
     """The job, locked, with its opener's request."""
+    return (await load_all(connection, [job_id]))[job_id]
+
+
+async def load_all(connection: AsyncConnection, job_ids: Sequence[UUID]) -> dict[UUID, Row[Any]]:
+    """The jobs, by id, locked in the order of their ids, with their openers' requests."""
     found = await connection.execute(
         text("""
             SELECT j.*, r.data FROM imagepipe.jobs j JOIN imagepipe.requests r ON r.id = j.id
-            WHERE j.id = :id FOR UPDATE OF j
+            WHERE j.id = ANY(CAST(:ids AS uuid[])) ORDER BY j.id FOR UPDATE OF j
         """),
-        {"id": job_id},
+        {"ids": text_array(map(str, job_ids))},
     )
-    return found.one()
+    return {job.id: job for job in found}

@@ -6,6 +6,7 @@ come with bytes. The order of locks is: the job, then the ledger.
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
@@ -42,63 +43,114 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """`first`: these bytes are the job's picture. `charge` is None when it was recorded before."""
+    """`first`: these bytes are the picture of the job, which was opened for `request`. `charge` is
+    None when it was recorded before."""
 
     first: bool
     charge: Charge | None
+    request: ImageRequest
 
 
-async def keep_picture(
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A picture, and the attempt that has bought it."""
+
+    job_id: UUID
+    attempt_id: UUID
+    image: GeneratedImage
+
+
+@dataclass(frozen=True, slots=True)
+class _Bought:
+    """What was received, with its job and its price in micro-dollars."""
+
+    received: Received
+    job: Row[Any]
+    charged: int
+    basis: str
+    first: bool
+
+
+async def keep_pictures(
     connection: AsyncConnection,
-    job_id: UUID,
-    attempt_id: UUID,
-    image: GeneratedImage,
+    received: Sequence[Received],
     catalogue: Catalogue,
     *,
     lease_seconds: float,
-) -> Kept:
-    """Put received bytes into the spool and settle their cost.
+) -> list[Kept]:
+    """Put received bytes into the spool and settle their cost; an answer for each, in order.
 
     The first bytes win, whoever brings them and however late: a job given up as failed is taken
     up again. Later bytes are settled and recorded as a duplicate purchase.
     """
-    job = await jobs.load(connection, job_id)
-    first = job.state in sources_of(JobState.GENERATED)
-    cost = _cost(job, image, catalogue)
-    charged = job.bound_microusd if cost is None else cost
-    bought = await connection.execute(
-        text("""
-            UPDATE imagepipe.attempts
-            SET state = 'bought', finished_at = clock_timestamp(), duplicate = :duplicate,
-                error_code = NULL, error_message = NULL, provider_request_id = :request_id,
-                usage = :usage, cost_microusd = :cost, cost_basis = :basis,
-                revised_prompt = :revised
-            WHERE id = :id AND state IN ('started', 'unknown')
-        """).bindparams(bindparam("usage", type_=JSONB)),
-        {
-            "id": attempt_id,
-            "duplicate": not first,
-            "request_id": image.request_id,
-            "usage": asdict(image.usage) if image.usage else None,
-            "cost": charged,
-            "basis": "estimated" if cost is None else "actual",
-            "revised": image.revised_prompt and storable(image.revised_prompt),
-        },
+    loaded = await jobs.load_all(connection, [one.job_id for one in received])
+    # An attempt that is not open any more: the answer to an earlier commit of this step got lost.
+    open_ = await _open_attempts(connection, received)
+    bought: dict[UUID, _Bought] = {}
+    served: set[UUID] = set()
+    for one in received:
+        if one.attempt_id in open_:
+            job = loaded[one.job_id]
+            cost = _cost(job, one.image, catalogue)
+            charged = job.bound_microusd if cost is None else cost
+            first = job.state in sources_of(JobState.GENERATED) and job.id not in served
+            served.add(job.id)
+            basis = "estimated" if cost is None else "actual"
+            bought[one.attempt_id] = _Bought(one, job, charged, basis, first)
+    if bought:
+        await _record(connection, list(bought.values()), lease_seconds)
+    return [
+        _kept(bought.get(one.attempt_id), ImageRequest.from_wire(loaded[one.job_id].data))
+        for one in received
+    ]
+
+
+def _kept(bought: _Bought | None, request: ImageRequest) -> Kept:
+    if bought is None:
+        return Kept(False, None, request)
+    return Kept(bought.first, Charge(bought.job.model, bought.job.type, bought.charged), request)
+
+
+async def _open_attempts(connection: AsyncConnection, received: Sequence[Received]) -> set[UUID]:
+    """The attempts that may still end as bought; their jobs are locked."""
+    rows = await connection.scalars(
+        text(
+            "SELECT id FROM imagepipe.attempts"
+            " WHERE id = ANY(:ids) AND state IN ('started', 'unknown')"
+        ),
+        {"ids": [one.attempt_id for one in received]},
     )
-    if not bought.rowcount:
-        return Kept(False, None)  # the answer to an earlier commit of this very step got lost
-    if first:
-        await _spool(connection, job_id, attempt_id, image, lease_seconds)
-    else:
-        log.warning("duplicate purchase", job=str(job_id), attempt=str(attempt_id), cost=charged)
-    await ledger.settle(connection, [Settlement(attempt_id, ReservationState.SETTLED, charged)])
-    await assets.write_log(connection, _log_entry(job, attempt_id, charged, None))
-    await circuits.closed_again(connection, job.model)
-    if charged > job.bound_microusd:
-        message = f"a picture cost {charged} micro-dollars where {job.bound_microusd} was the bound"
-        log.error("price above its bound, model stopped", model=job.model, message=message)
-        await circuits.stop(connection, job.model, message)
-    return Kept(first, Charge(job.model, job.type, charged))
+    return set(rows)
+
+
+async def _record(
+    connection: AsyncConnection, bought: Sequence[_Bought], lease_seconds: float
+) -> None:
+    await _end_attempts(connection, bought)
+    await _spool(connection, [one for one in bought if one.first], lease_seconds)
+    for one in bought:
+        if not one.first:
+            ids = {"job": str(one.job.id), "attempt": str(one.received.attempt_id)}
+            log.warning("duplicate purchase", **ids, cost=one.charged)
+    await ledger.settle(
+        connection,
+        [
+            Settlement(one.received.attempt_id, ReservationState.SETTLED, one.charged)
+            for one in bought
+        ],
+    )
+    await assets.write_log(
+        connection,
+        [_log_entry(one.job, one.received.attempt_id, one.charged, None) for one in bought],
+    )
+    for model in {one.job.model for one in bought}:
+        await circuits.closed_again(connection, model)
+    for one in bought:
+        bound = one.job.bound_microusd
+        if one.charged > bound:
+            message = f"a picture cost {one.charged} micro-dollars where {bound} was the bound"
+            log.error("price above its bound, model stopped", model=one.job.model, message=message)
+            await circuits.stop(connection, one.job.model, message)
 
 
 def _cost(job: Row[Any], image: GeneratedImage, catalogue: Catalogue) -> int | None:
@@ -110,29 +162,54 @@ def _cost(job: Row[Any], image: GeneratedImage, catalogue: Catalogue) -> int | N
         return None
 
 
-async def _spool(
-    connection: AsyncConnection,
-    job_id: UUID,
-    attempt_id: UUID,
-    image: GeneratedImage,
-    lease_seconds: float,
-) -> None:
+async def _end_attempts(connection: AsyncConnection, bought: Sequence[_Bought]) -> None:
     await connection.execute(
         text("""
-            INSERT INTO imagepipe.image_spool
-                (job_id, attempt_id, data, format, width, height, sha256)
-            VALUES (:job, :attempt, :data, :format, :width, :height, :sha256)
-        """),
-        {
-            "job": job_id,
-            "attempt": attempt_id,
-            "data": image.data,
-            "format": image.facts.format,
-            "width": image.facts.width,
-            "height": image.facts.height,
-            "sha256": image.facts.sha256,
-        },
+            UPDATE imagepipe.attempts
+            SET state = 'bought', finished_at = clock_timestamp(), duplicate = :duplicate,
+                error_code = NULL, error_message = NULL, provider_request_id = :request_id,
+                usage = :usage, cost_microusd = :cost, cost_basis = :basis,
+                revised_prompt = :revised
+            WHERE id = :id
+        """).bindparams(bindparam("usage", type_=JSONB)),
+        [
+            {
+                "id": one.received.attempt_id,
+                "duplicate": not one.first,
+                "request_id": image.request_id,
+                "usage": asdict(image.usage) if image.usage else None,
+                "cost": one.charged,
+                "basis": one.basis,
+                "revised": image.revised_prompt and storable(image.revised_prompt),
+            }
+            for one in bought
+            for image in [one.received.image]
+        ],
     )
+
+
+async def _spool(
+    connection: AsyncConnection, bought: Sequence[_Bought], lease_seconds: float
+) -> None:
+    if not bought:
+        return
+    insert = text("""
+        INSERT INTO imagepipe.image_spool
+            (job_id, attempt_id, data, format, width, height, sha256)
+        VALUES (:job, :attempt, :data, :format, :width, :height, :sha256)
+    """)
+    for one in bought:  # not all at once: a connection keeps a buffer as large as it ever needed
+        facts = one.received.image.facts
+        values = {
+            "job": one.received.job_id,
+            "attempt": one.received.attempt_id,
+            "data": one.received.image.data,
+            "format": facts.format,
+            "width": facts.width,
+            "height": facts.height,
+            "sha256": facts.sha256,
+        }
+        await connection.execute(insert, values)
     await connection.execute(
         text("""
             UPDATE imagepipe.jobs
@@ -142,7 +219,14 @@ async def _spool(
                 error_message = NULL, finished_at = NULL
             WHERE id = :job
         """),
-        {"job": job_id, "attempt": attempt_id, "lease": lease_seconds},
+        [
+            {
+                "job": one.received.job_id,
+                "attempt": one.received.attempt_id,
+                "lease": lease_seconds,
+            }
+            for one in bought
+        ],
     )
 
 
@@ -188,7 +272,7 @@ async def record_failure(
     state = ReservationState.UNKNOWN if verdict.keep_money else ReservationState.RELEASED
     held = job.bound_microusd if verdict.keep_money else 0
     await ledger.settle(connection, [Settlement(attempt_id, state, held)])
-    await assets.write_log(connection, _log_entry(job, attempt_id, held, str(error)))
+    await assets.write_log(connection, [_log_entry(job, attempt_id, held, str(error))])
     await circuits.pause(connection, job.model, error, verdict)
     if verdict.opens_circuit:
         log.error(

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from pipeline.ports import Usage
 
 _MAX_TOKENS = 2**31
@@ -21,12 +23,44 @@ class Answer:
     revised_prompt: str | None
 
 
+class _Picture(BaseModel):
+    model_config = ConfigDict(val_json_bytes="base64")
+
+    b64_json: bytes | None = None
+    url: Any = None
+    revised_prompt: Any = None
+
+
+class _Body(BaseModel):
+    data: list[_Picture] = Field(min_length=1)
+    usage: Any = None
+
+
 def read_answer(body: bytes) -> Answer:
     """Read `{data: [{b64_json | url, revised_prompt}], usage}`.
 
     Raises `ValueError` with one sentence when there is no picture in it. Everything but the
     picture may be missing or wrong, and is then None: it has been paid for.
     """
+    try:
+        answer = _Body.model_validate_json(body)  # from base64 to bytes with no text in between
+    except ValidationError:
+        answer = _read_leniently(body)
+    picture = answer.data[0]
+    url = picture.url if isinstance(picture.url, str) else ""
+    if not picture.b64_json and not url.startswith(("http://", "https://")):
+        raise ValueError("the answer holds neither a picture nor an http address of one")
+    revised = picture.revised_prompt
+    return Answer(
+        data=picture.b64_json or None,
+        url=None if picture.b64_json else url,
+        usage=_read_usage(answer.usage),
+        revised_prompt=revised if isinstance(revised, str) and revised else None,
+    )
+
+
+def _read_leniently(body: bytes) -> _Body:
+    """Whatever Python's own JSON and base64 can make out: the picture is paid for."""
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -35,21 +69,16 @@ def read_answer(body: bytes) -> Answer:
     picture = pictures[0] if isinstance(pictures, list) and pictures else None
     if not isinstance(picture, dict):
         raise ValueError("the answer holds no picture")
-    encoded, url, revised = (picture.get(key) for key in ("b64_json", "url", "revised_prompt"))
-    data = None
+    encoded, data = picture.get("b64_json"), None
     if isinstance(encoded, str) and encoded:
         try:
-            data = base64.b64decode(encoded)  # lenient about line breaks: the picture is paid
+            data = base64.b64decode(encoded)  # passes over line breaks
         except binascii.Error as error:
             raise ValueError("the picture is no base64") from error
-    elif not isinstance(url, str) or not url.startswith(("http://", "https://")):
-        raise ValueError("the answer holds neither a picture nor an http address of one")
-    return Answer(
-        data=data,
-        url=url if data is None else None,
-        usage=_read_usage(answer.get("usage")),
-        revised_prompt=revised if isinstance(revised, str) and revised else None,
+    found = _Picture(
+        b64_json=data, url=picture.get("url"), revised_prompt=picture.get("revised_prompt")
     )
+    return _Body(data=[found], usage=answer.get("usage"))
 
 
 def _read_usage(usage: object) -> Usage | None:

@@ -3,6 +3,9 @@
 import base64
 import hashlib
 import io
+import json
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -12,10 +15,12 @@ import httpx2
 import pytest
 from PIL import Image
 
+from pipeline.adapters.pictures import inspect
 from sandbox.drawing import draw, what_was_asked
 from sandbox.faults import Fault
 from sandbox.server import Sandbox
 
+ROOT = Path(__file__).resolve().parents[2]
 KEY = {"authorization": "Bearer any"}
 
 
@@ -130,6 +135,36 @@ def test_other_processes_can_ask_for_faults_and_see_the_purchases(sandbox: Sandb
     assert generate(sandbox, prompt="storm at sea").status_code == 200
     sold = httpx2.get(f"{address}/purchases").json()
     assert [purchase["prompt"] for purchase in sold] == ["calm sea", "storm at sea"]
+
+
+@pytest.mark.parametrize("output_format", ["webp", "png", "jpeg"])
+def test_pictures_from_stock_are_as_long_as_asked_for(tmp_path: Path, output_format: str) -> None:
+    with Sandbox(tmp_path, picture_bytes=300_001) as stocked:
+        answers = [
+            generate(stocked, prompt=prompt, output_format=output_format).json()
+            for prompt in ("a lighthouse", "the word *base64*")
+        ]
+
+    first, second = (base64.b64decode(answer["data"][0]["b64_json"]) for answer in answers)
+    assert first == second
+    assert 300_001 <= len(first) < 300_200
+    facts = inspect(first)
+    assert (facts.format, facts.width, facts.height) == (output_format, 1024, 1024)
+
+
+def test_the_sandbox_as_a_process_lasts_until_its_input_ends(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sandbox", str(tmp_path), "--picture-bytes", "50000"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+    ) as process:
+        assert process.stdout is not None
+        addresses = json.loads(process.stdout.readline())
+        url = f"{addresses['openai_base_url']}/images/generations"
+        answer = httpx2.post(url, json=order(), headers=KEY, timeout=30)
+
+    assert answer.status_code == 200
+    assert addresses["cloudinary_url"].startswith("cloudinary://")
+    assert process.returncode == 0
 
 
 def test_a_buyer_who_leaves_has_bought_all_the_same(tmp_path: Path) -> None:

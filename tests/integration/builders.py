@@ -27,6 +27,7 @@ from pipeline.rules.catalogue import Model
 from pipeline.rules.lifecycle import Source
 from pipeline.rules.limits import Limit
 from pipeline.rules.retries import Patience
+from pipeline.settlement import Received
 from schemas.request import EntityCreated
 
 TOPICS = Topics("image-ready", "image-failed", "image-deferred", "entity-created.dlq")
@@ -167,16 +168,16 @@ class Steps:
         return claimed
 
     async def keep(self, claimed: Claimed, image: GeneratedImage | None = None) -> bool:
+        [first] = await self.keep_together((claimed, image or picture()))
+        return first
+
+    async def keep_together(self, *bought: tuple[Claimed, GeneratedImage]) -> list[bool]:
+        received = [
+            Received(claimed.job_id, claimed.attempt_id, image) for claimed, image in bought
+        ]
         async with self.engine.begin() as connection:
-            kept = await settlement.keep_picture(
-                connection,
-                claimed.job_id,
-                claimed.attempt_id,
-                image or picture(),
-                CATALOGUE,
-                lease_seconds=60,
-            )
-        return kept.first
+            kept = await settlement.keep_pictures(connection, received, CATALOGUE, lease_seconds=60)
+        return [one.first for one in kept]
 
     async def fail(
         self, claimed: Claimed, error: OutsideError, patience: Patience = PATIENCE

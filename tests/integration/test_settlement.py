@@ -177,6 +177,30 @@ async def test_the_first_bytes_win_and_the_second_are_a_duplicate_purchase(steps
     assert [row.id for row in logs] == [second.attempt_id]
 
 
+async def test_pictures_kept_together_are_settled_each_for_itself(steps: Steps) -> None:
+    await steps.ask(asked("a"))
+    late = await steps.claim_one()
+    await lost(steps, late)
+    second = await claim_again(steps)
+    await steps.ask(asked("b", "Müstakil Ev"))
+    known = await steps.claim_one()
+    await steps.keep(known)
+    await steps.ask(asked("c", "Bahçeli Villa"))
+    other = await steps.claim_one()
+
+    kept = await steps.keep_together(
+        (second, picture("green")), (known, picture()), (late, picture("red")), (other, picture())
+    )
+
+    assert kept == [True, False, False, True]
+    duplicates = await steps.rows("SELECT id FROM imagepipe.attempts WHERE duplicate")
+    assert [row.id for row in duplicates] == [late.attempt_id]
+    assert await steps.value("SELECT sum(microusd) FROM imagepipe.reservations") == 4 * COST
+    spooled = await steps.rows("SELECT job_id, sha256 FROM imagepipe.image_spool")
+    assert {row.job_id for row in spooled} == {second.job_id, known.job_id, other.job_id}
+    assert picture("red").facts.sha256 not in {row.sha256 for row in spooled}
+
+
 async def test_a_late_refusal_gives_the_money_back(steps: Steps) -> None:
     await steps.ask(asked("a"))
     claimed = await steps.claim_one()
