@@ -15,11 +15,12 @@ SEED ?= 1
 STEPS ?= 50000
 EXAMPLES ?= 200
 
-.PHONY: help demo test chaos fuzz fuzz-api bench-admission check lock schemas clean
+.PHONY: help demo test chaos fuzz fuzz-api bench check lock schemas clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {sub("%", "NAME", $$1); printf "make %-15s %s\n", $$1, $$2}' \
+	  $(MAKEFILE_LIST)
 
 demo: $(VENV)/installed ## run the main job on sample entities, with nothing but Python
 	@$(BIN)/imagepipe demo
@@ -43,8 +44,16 @@ fuzz: $(VENV)/installed-dev ## invent 50,000 steps for the ledger and compare it
 fuzz-api: $(VENV)/installed-dev ## a long run of schemathesis, all checks (EXAMPLES=200)
 	@FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest $(ARGS) tests/acceptance/test_schemathesis.py
 
-bench-admission: $(VENV)/installed-dev ## reservations per second, with an empty and a full ledger
-	@$(BIN)/python -m benchmarks.admission $(ARGS)
+bench: $(VENV)/installed-dev ## measure everything, into benchmarks/RESULTS.md (BENCH_QUICK=1: only try it)
+	@echo "==> Apache Kafka's jars (fetched once, with Java and Maven)"
+	@$(BIN)/python -m tests.kafka.jars
+	@echo "==> Benchmarks: half an hour at most"
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-%: $(VENV)/installed-dev ## measure one thing: intake, latency, purchase, api, ... (BENCH_QUICK=1)
+	@echo "==> Apache Kafka's jars (fetched once, with Java and Maven)"
+	@$(BIN)/python -m tests.kafka.jars
+	@$(BIN)/python -m benchmarks $* $(ARGS)
 
 check: $(VENV)/installed-dev ## ruff, mypy, import-linter
 	$(BIN)/ruff check

@@ -28,13 +28,18 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
     parser.add_argument("--quick", action="store_true", help="only to see that it works")
     parser.add_argument("--runs", type=int, default=0, help=f"default {RUNS}, 1 when quick")
-    parser.add_argument("--output", type=Path, default=HERE, help="where results are written")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="where results are written; default: benchmarks/, or quick/ in it",
+    )
     parser.add_argument("--write", action="store_true", help="only RESULTS.md and the pictures")
     options = parser.parse_args()
     if unknown := set(options.names) - set(NAMES):
         parser.error(f"there is no benchmark {min(unknown)}; there are {', '.join(NAMES)}")
     quick = options.quick or os.environ.get("BENCH_QUICK") == "1"
-    results = options.output / DIRECTORY.name
+    output = options.output or (HERE / "quick" if quick else HERE)
+    results = output / DIRECTORY.name
     missing = 0
     if not options.write:
         try:
@@ -43,7 +48,7 @@ def main() -> int:
         except NotReal as error:
             sys.stderr.write(f"{error}\n")
             return 2
-    write(results, options.output)
+    write(results, output)
     return 1 if missing else 0
 
 

@@ -1,8 +1,8 @@
 """Reservations per second, one by one and in batches, with an empty and a full window.
 
 A batch is what a claim does about its money: one durable transaction that opens the books, admits
-and reserves. The cases take turns, and each starts from the same ledger every time. Nothing leaves
-a window meanwhile: only how much is in it differs.
+and reserves. The cases take turns, and in every run each starts from the same ledger. Nothing
+leaves a window meanwhile: only how much is in it differs.
 
 Ids are random, so after a checkpoint each page of their index goes to the log in full once; a run
 begins when that is over, as for a server that has been busy for some minutes.
@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
-from itertools import product
+from functools import partial
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -30,15 +30,17 @@ HOUR, DAY = 3600, 86400
 PLENTY = 10**15
 BATCHES = ONE, MANY = 1, 100  # reservations a transaction
 BARE = "one counter"
+TURNS = 10  # in which each case does a tenth of its transactions
 HOW = (
     "Reservations a second over one connection, each transaction durable. A transaction does what a"
     " claim does about its money: it opens the books, admits what is queued against six windows,"
     " and writes one reservation or {many}; once with nothing in the windows and once with"
-    " {live_rows:,} reservations of the last half hour. Every case starts from the same ledger,"
-    " after {warm_up:,} reservations that are removed again. Beside it a limit at its simplest:"
-    " `UPDATE counter SET n = n + 1 WHERE n < :max` on one row, one transaction each, with the same"
-    " driver on the same server; it forgets nothing after an hour and knows of one window. Of all"
-    " that was reserved the sums in the windows are compared with the ledger."
+    " {live_rows:,} reservations of the last half hour. In every run both start from the same"
+    " ledger, after {warm_up:,} reservations that are removed again, and take turns. Beside them a"
+    " limit at its simplest: `UPDATE counter SET n = n + 1 WHERE n < :max` on one row, one"
+    " transaction each, with the same driver on the same server; it forgets nothing after an hour"
+    " and knows one window. Afterwards every reservation is in the ledger, and the sums in the"
+    " windows are those of its rows."
 )
 LIMITS = [  # the windows of a new database, wide open
     Limit("hour", "global", HOUR, PLENTY, None),
@@ -49,7 +51,7 @@ LIMITS = [  # the windows of a new database, wide open
     Limit("backfill-daily-cost", "source:backfill", DAY, None, PLENTY, derived=True),
 ]
 PURCHASE = Purchase("live", "listing", 13_000)
-FIRST = 20  # reservations on a new connection before the clock starts
+FIRST = 20  # transactions on a connection before the clock starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,8 @@ class Size:
     transactions: dict[int, int]  # per run, by reservations per transaction
 
 
-WHOLE = Size(1_000_000, 40_000, {ONE: 1_500, MANY: 300})
-QUICK = Size(20_000, 1_000, {ONE: 100, MANY: 10})
+WHOLE = Size(1_000_000, 40_000, {ONE: 3_000, MANY: 400})
+QUICK = Size(20_000, 2_000, {ONE: 300, MANY: 50})
 
 
 def measure(stage: Stage) -> Report:
@@ -104,25 +106,42 @@ async def take_turns(urls: dict[int, str], size: Size, runs: int) -> list[Run]:
 
 async def run(engines: dict[int, AsyncEngine], size: Size) -> Run:
     """Reservations a second of each case, and of the counter."""
-    figures = {BARE: await rate(count, engines[0], ONE, size.transactions[ONE])}
-    for (batch, transactions), (live_rows, engine) in product(
-        size.transactions.items(), engines.items()
-    ):
-        await start_again(engine, size.warm_up)
-        figures[case(batch, live_rows)] = await rate(reserve, engine, batch, transactions)
-        await check(engine, FIRST + batch * transactions)
+    figures: dict[str, float] = {}
+    for batch, transactions in size.transactions.items():
+        await execute(engines[0], "CHECKPOINT")
+        for engine in engines.values():
+            await start_again(engine, size.warm_up)
+        several = transactions // TURNS
+        turns = {
+            case(batch, rows): Turn(batch * several, partial(reserve, engine, batch, several))
+            for rows, engine in engines.items()
+        }
+        if batch == MANY:
+            one_by_one = size.transactions[ONE] // TURNS
+            turns[BARE] = Turn(one_by_one, partial(count, engines[0], one_by_one))
+        figures |= await rates(turns)
+        for engine in engines.values():
+            await check(engine, FIRST + batch * several * TURNS)
     return figures
 
 
-async def rate(
-    work: Callable[[AsyncEngine, int, int], Awaitable[None]],
-    engine: AsyncEngine,
-    batch: int,
-    transactions: int,
-) -> float:
-    started = time.perf_counter()
-    await work(engine, batch, transactions)
-    return batch * transactions / (time.perf_counter() - started)
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What is done before the next one's turn, and how many reservations that makes."""
+
+    reservations: int
+    work: Callable[[], Awaitable[None]]
+
+
+async def rates(turns: dict[str, Turn]) -> Run:
+    """Reservations a second of each, all taking turns: what disturbs one disturbs the others."""
+    seconds = dict.fromkeys(turns, 0.0)
+    for _ in range(TURNS):
+        for name, turn in turns.items():
+            started = time.perf_counter()
+            await turn.work()
+            seconds[name] += time.perf_counter() - started
+    return {name: TURNS * turn.reservations / seconds[name] for name, turn in turns.items()}
 
 
 @asynccontextmanager
@@ -149,13 +168,13 @@ async def ledger_of(url: str, live_rows: int) -> AsyncIterator[AsyncEngine]:
 
 async def start_again(engine: AsyncEngine, warm_up: int) -> None:
     """Warm up, then remove what was reserved and build the windows from what was there before."""
-    await execute(engine, "CHECKPOINT")
     await reserve(engine, 1_000, warm_up // 1_000)
     async with engine.begin() as connection:
         await connection.execute(text("DELETE FROM imagepipe.reservations WHERE state = 'held'"))
         await ledger.apply_limits(connection, [])
         await ledger.apply_limits(connection, LIMITS)
     await execute(engine, "VACUUM (ANALYZE, TRUNCATE off)")  # as where old rows have gone
+    await count(engine, FIRST)
     await reserve(engine, ONE, FIRST)  # on a new connection: statements are prepared now
 
 
@@ -180,7 +199,7 @@ async def reserve(engine: AsyncEngine, batch: int, transactions: int) -> None:
             await ledger.reserve(connection, opened.now, reservations)
 
 
-async def count(engine: AsyncEngine, _: int, transactions: int) -> None:
+async def count(engine: AsyncEngine, transactions: int) -> None:
     """The simplest limit there is, so many times."""
     update = text("UPDATE counter SET n = n + 1 WHERE n < :max")
     for _ in range(transactions):

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from benchmarks.known import data, make_known
@@ -13,6 +13,7 @@ from tests.acceptance.harness import World
 
 CONTEXTS = 1_000
 WARM_UP = 2_000
+TURNS = 4  # in which systems that take turns have a quarter of the events each
 HOW = (
     "Events for {contexts:,} known contexts are sent at once to a worker that is warm and idle; the"
     " clock runs from the first one sent until the last outcome has been read from its topic."
@@ -101,13 +102,28 @@ def of(world: World) -> Iterator[Traffic]:
 def burst(flow: Traffic, events: int) -> float:
     """Warm up, then send everything at once: events a second until the last outcome is there."""
     few = min(WARM_UP, events)
-    flow.send(some(0, few))
-    flow.read(few)
-    everything = some(few, events)
+    elapsed(flow, some(0, few))
+    return events / elapsed(flow, some(few, events))
+
+
+def in_turns(flows: Mapping[str, Traffic], events: int, warm_up: int) -> Run:
+    """Warm all up, then send bursts to one after the other, so that what disturbs one disturbs the
+    others, too: events a second of each."""
+    for flow in flows.values():
+        elapsed(flow, some(0, warm_up))
+    seconds = dict.fromkeys(flows, 0.0)
+    for first in range(warm_up, warm_up + events, events // TURNS):
+        for name, flow in flows.items():
+            seconds[name] += elapsed(flow, some(first, events // TURNS))
+    return {name: events / seconds[name] for name in flows}
+
+
+def elapsed(flow: Traffic, events: Sequence[Event]) -> float:
+    """Seconds from the first one sent until the last outcome has been read."""
     started = time.perf_counter()
-    flow.send(everything)
-    flow.read(events)
-    return events / (time.perf_counter() - started)
+    flow.send(events)
+    flow.read(len(events))
+    return time.perf_counter() - started
 
 
 def some(first: int, number: int) -> list[Event]:

@@ -49,13 +49,19 @@ class Stage:
     quick: bool
 
     @contextmanager
-    def database(self) -> Iterator[str]:
-        """URL of a new, migrated database, gone afterwards."""
+    def database(self, template: str | None = None) -> Iterator[str]:
+        """URL of a new, migrated database, gone afterwards: a copy of the one at the URL `template`
+        if there is one, to which nobody may be connected."""
         name = f"bench_{uuid4().hex}"
-        _execute(self.postgres_url, sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        create = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name))
+        if template is not None:
+            copied = sql.Identifier(make_url(template).database or "")
+            create += sql.SQL(" TEMPLATE {} STRATEGY file_copy").format(copied)
+        _execute(self.postgres_url, create)
         url = make_url(self.postgres_url).set(database=name).render_as_string(hide_password=False)
         try:
-            migrate.upgrade(url)
+            if template is None:
+                migrate.upgrade(url)
             yield url
         finally:
             drop = sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name))

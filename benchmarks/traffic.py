@@ -9,7 +9,8 @@ from typing import Any
 from uuid import uuid4
 
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 PARTITIONS = 4  # of a topic of ours, as of a world's
 PATIENCE = 120.0  # seconds
