@@ -96,13 +96,13 @@ async def find(
     rows = await connection.execute(
         text(f"""
             SELECT {ASSET} FROM media_assets a
-            WHERE a.id IN (
+            WHERE a.id = ANY(ARRAY(
                 SELECT id FROM media_assets
                 WHERE ai_generated AND context_hash = ANY(CAST(:context_hashes AS text[]))
                 UNION ALL
                 SELECT id FROM media_assets
                 WHERE ai_generated AND prompt_hash = ANY(CAST(:prompt_hashes AS text[]))
-            ) AND {USABLE}
+            )) AND {USABLE}
             ORDER BY a.id {"FOR NO KEY UPDATE" if lock else ""}
         """),
         {

@@ -1,6 +1,7 @@
 """A batch of Kafka records made durable: requests recorded, dead letters kept, nothing lost."""
 
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,10 +10,11 @@ import structlog
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from pipeline import dead_letters, intake, metrics
+from pipeline import dead_letters, hits, intake, metrics
 from pipeline.answers import Topics
 from pipeline.database import insist, transact
 from pipeline.dead_letters import DeadLetter
+from pipeline.driver import DriverConnection
 from pipeline.events import Record, Undecodable, decode
 from pipeline.faultpoints import reach
 from pipeline.intake import Recorded
@@ -24,12 +26,20 @@ from pipeline.rules.lifecycle import Source
 log = structlog.get_logger()
 
 
+NOTHING = Recorded(0, frozenset(), 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Understood:
     """A record that is a request."""
 
     record: Record
     prepared: Prepared
+
+    @property
+    def key(self) -> str | None:
+        """The key of its entity."""
+        return self.prepared.request.upload.entity_key
 
 
 Along = Callable[[AsyncConnection, "Sequence[Understood | DeadLetter]", Recorded], Awaitable[None]]
@@ -49,8 +59,11 @@ class Intake:
         group: str,
         trial: bool,
         source: Source = Source.LIVE,
+        engine_of_hits: AsyncEngine | None = None,
     ) -> None:
+        """`engine_of_hits`: for one connection on which hits are recorded ahead of the rest."""
         self._engine = engine
+        self._hits = DriverConnection(engine_of_hits) if engine_of_hits else None
         self._model = model
         self._topics = topics
         self._output_format = output_format
@@ -68,8 +81,9 @@ class Intake:
         What nobody can understand becomes a dead letter. So does a record that PostgreSQL refuses:
         the batch is halved until the culprit stands alone.
         """
+        ahead, rest = await self._record_hits(read)
         # An exception that left here would acknowledge the batch, and so lose it.
-        result = await insist(lambda: self.keep(read), "a batch")
+        result = ahead + (await insist(lambda: self.keep(rest), "a batch") if rest else NOTHING)
         dead = sum(isinstance(one, DeadLetter) for one in read)
         log.info(
             "batch recorded",
@@ -86,6 +100,41 @@ class Intake:
             if isinstance(one, Understood) and one.prepared.id in result.answered:
                 ready_seconds.observe(max(0.0, now - one.record.timestamp_ms / 1000))
         return result
+
+    async def close(self) -> None:
+        if self._hits is not None:
+            await self._hits.close()
+
+    async def _record_hits(
+        self, read: Sequence["Understood | DeadLetter"]
+    ) -> tuple[Recorded, Sequence["Understood | DeadLetter"]]:
+        """Record the batch's hits in one statement that commits by itself; what became of them,
+        and the rest, which wants a transaction.
+
+        Of an entity that is in the batch more than once nothing is taken ahead: sequence numbers
+        follow the order of its events. Whatever goes wrong here is dealt with in the transaction.
+        """
+        keys = Counter(one.key for one in read if isinstance(one, Understood))
+        alone = [one for one in read if isinstance(one, Understood) and keys[one.key] == 1]
+        if self._hits is None or not alone:
+            return NOTHING, read
+        try:
+            entries = await hits.record(
+                self._hits,
+                [one.prepared for one in alone],
+                topics=self._topics,
+                trial=self._trial,
+                hits_only=True,
+            )
+        except (SQLAlchemyError, psycopg.Error) as error:
+            log.debug("hits are recorded with the rest", error=str(error))
+            return NOTHING, read
+        reach("hits.after_commit")
+        saved = sum(entry.saved_microusd for entry in entries.values())
+        rest = [
+            one for one in read if not isinstance(one, Understood) or one.prepared.id not in entries
+        ]
+        return Recorded(len(entries), frozenset(entries), saved), rest
 
     def read(self, record: Record) -> Understood | DeadLetter:
         """What a record is."""

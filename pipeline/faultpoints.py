@@ -15,6 +15,7 @@ POINTS = (
     "intake.before_transaction",
     "intake.before_commit",
     "intake.after_commit",
+    "hits.after_commit",
     "claim.before_transaction",
     "claim.before_commit",
     "claim.after_commit",

@@ -42,7 +42,9 @@ _FOLLOWS = """
           AND earlier.state = 'waiting' AND earlier.event_source <> :api))
 """
 
-# A hash of the current version is in `asked`, one of an older version only in `older`.
+# A hash of the current version is in `asked`, one of an older version only in `older`. The ids of
+# `found` are an array, made once: PostgreSQL would run a subquery of IN again for every row whose
+# lock it has waited for.
 _STATEMENT = text(f"""
     WITH asked AS MATERIALIZED (
         SELECT * FROM unnest(
@@ -55,13 +57,13 @@ _STATEMENT = text(f"""
             WITH ORDINALITY AS older (id, hash, place)
     ), found AS MATERIALIZED (
         SELECT {ASSET} FROM media_assets a
-        WHERE a.id IN (
+        WHERE a.id = ANY(ARRAY(
             SELECT id FROM media_assets
             WHERE ai_generated AND context_hash = ANY(CAST(:all_context_hashes AS text[]))
             UNION ALL
             SELECT id FROM media_assets
             WHERE ai_generated AND prompt_hash = ANY(CAST(:all_prompt_hashes AS text[]))
-        ) AND {assets.USABLE}
+        )) AND {assets.USABLE}
         ORDER BY a.id FOR NO KEY UPDATE
     ), matching AS (
         SELECT asked.id, found.id AS asset_id, found.created_at, 0 AS rank
@@ -124,8 +126,21 @@ class Entry:
     """
 
     sequence: int
-    asset: StoredAsset | None
     follows: bool
+    _asset: Sequence[Any]  # the columns of `ASSET`, or nulls
+
+    @property
+    def is_hit(self) -> bool:
+        return self._asset[0] is not None
+
+    @property
+    def asset(self) -> StoredAsset | None:
+        return StoredAsset(*self._asset) if self.is_hit else None
+
+    @property
+    def saved_microusd(self) -> int:
+        """What the picture had cost, if there is one."""
+        return self._asset[-1] if self.is_hit else 0
 
 
 async def record(
@@ -165,9 +180,4 @@ async def record(
         | {name: text_array(values) for name, values in lists.items()}
         | {"topic": topics.ready, "trial": trial, "hits_only": hits_only, "api": requests.API},
     )
-    return {row[0]: _entry(row) for row in rows}
-
-
-def _entry(row: Any) -> Entry:
-    _, sequence, follows, *asset = row
-    return Entry(sequence, StoredAsset(*asset) if asset[0] is not None else None, follows)
+    return {row[0]: Entry(row[1], row[2], row[3:]) for row in rows}

@@ -54,21 +54,21 @@ async def record(
     unique = _first_of_each_id(batch)
     entries = await hits.record(connection, unique, topics=topics, trial=trial)
     new = [p for p in unique if p.id in entries]
-    askers = {p.id: requests.asker(p, entries[p.id].sequence) for p in new}
-    missing = [p for p in new if entries[p.id].asset is None]
-    late: dict[UUID, StoredAsset] = {}
+    answered = {id_: entry.saved_microusd for id_, entry in entries.items() if entry.is_hit}
+    missing = [p for p in new if p.id not in answered]
     if missing:
+        askers = {p.id: requests.asker(p, entries[p.id].sequence) for p in missing}
         late = await _place(connection, missing, askers, topics=topics, trial=trial)
+        answered |= {id_: asset.cost_microusd for id_, asset in late.items()}
     if _some_follow(new, entries):
-        await refusals.supersede(connection, [(askers[p.id], p) for p in new], topics)
-    found = late | {id_: entry.asset for id_, entry in entries.items() if entry.asset}
-    saved = sum(asset.cost_microusd for asset in found.values())
-    return Recorded(len(new), frozenset(found), saved)
+        newer = [(requests.asker(p, entries[p.id].sequence), p) for p in new]
+        await refusals.supersede(connection, newer, topics)
+    return Recorded(len(new), frozenset(answered), sum(answered.values()))
 
 
 def _some_follow(new: Sequence[Prepared], entries: Mapping[UUID, hits.Entry]) -> bool:
     """Whether an earlier request for the same entity waits, or is in this very batch."""
-    keys = [entity.key for p in new if (entity := p.request.upload.entity)]
+    keys = [key for p in new if (key := p.request.upload.entity_key)]
     return any(entry.follows for entry in entries.values()) or len(set(keys)) < len(keys)
 
 

@@ -54,7 +54,15 @@ async def add(connection: AsyncConnection, messages: Sequence[tuple[Message, UUI
     )
 
 
-async def take(connection: AsyncConnection, *, limit: int) -> list[Outgoing]:
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Messages to publish. `all_shards`: whether nobody else holds any."""
+
+    messages: list[Outgoing]
+    all_shards: bool
+
+
+async def take(connection: AsyncConnection, *, limit: int) -> Taken:
     """The oldest unpublished messages of the shards nobody else holds.
 
     The shards stay ours until the transaction ends: publish, `mark`, then commit. The locks come
@@ -77,10 +85,11 @@ async def take(connection: AsyncConnection, *, limit: int) -> list[Outgoing]:
         """),
         {"held": held, "limit": limit},
     )
-    return [
-        Outgoing(r.id, Message(r.topic, r.key, r.value, unpack_headers(r.headers)), r.created_at)
-        for r in rows
+    messages = [
+        Outgoing(id_, Message(topic, key, value, unpack_headers(headers)), created_at)
+        for id_, topic, key, value, headers, created_at in rows
     ]
+    return Taken(messages, all_shards=len(held) == SHARDS)
 
 
 async def mark(connection: AsyncConnection, ids: Sequence[int]) -> None:

@@ -20,6 +20,7 @@ from pipeline.rules.retries import doubled
 
 log = structlog.get_logger()
 
+LOOK_AGAIN = 0.05  # seconds until a shard is asked for that another relay has held
 FIRST_PAUSE = 0.5  # seconds between tries while the broker is away, doubling
 LONGEST_PAUSE = 10.0
 START_WITHIN = 40.0  # seconds, for several bootstrap servers
@@ -49,6 +50,7 @@ class Relay:
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._failures = 0
+        self._saw_all = True
 
     @property
     def wake(self) -> asyncio.Event:
@@ -79,12 +81,13 @@ class Relay:
             if self._stopping.is_set() and not published:
                 return True
             if published < self._batch and not self._stopping.is_set():
-                await _wait(self._wake, self._poll_interval)
+                await _wait(self._wake, self._poll_interval if self._saw_all else LOOK_AGAIN)
 
     async def step(self, producer: AIOKafkaProducer) -> int:
         """Publish one batch; returns how many messages were acknowledged and marked."""
         async with self._engine.begin() as connection:
-            due = await outbox.take(connection, limit=self._batch)
+            taken = await outbox.take(connection, limit=self._batch)
+            due, self._saw_all = taken.messages, taken.all_shards
             if not due:
                 return 0
             reach("publish.before")

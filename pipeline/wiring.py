@@ -140,6 +140,7 @@ class Worker:
     settings: Settings
     model: Model
     engine: AsyncEngine
+    engine_of_hits: AsyncEngine
     image_model: ImageModel
     media_host: MediaHost
 
@@ -152,6 +153,7 @@ class Worker:
             output_format=self.settings.output_format,
             group=self.settings.kafka_group,
             trial=self.settings.trial,
+            engine_of_hits=self.engine_of_hits,
         )
 
     @cached_property
@@ -193,6 +195,8 @@ class Worker:
     async def close(self) -> None:
         await self.image_model.close()
         await self.media_host.close()
+        await self.intake.close()
+        await self.engine_of_hits.dispose()
         await self.engine.dispose()
 
 
@@ -260,6 +264,7 @@ def worker(settings: Settings) -> Worker:
         settings,
         chosen_model(settings),
         create_engine(settings.database_url, pool_size=settings.concurrency + 4),
+        create_engine(settings.database_url, pool_size=1),
         image_model(settings),
         media_host(settings),
     )
