@@ -1,9 +1,9 @@
 """Loop 1: `entity-created` events, in batches, into PostgreSQL.
 
 A batch is whatever has arrived while the one before was being recorded: one event when it is
-quiet, `batch_size` at most when there is much. The next batch is read while PostgreSQL works on
-this one. Acknowledged is what is durable, in order and nothing else: no exception leaves the
-agent, and nothing slow happens here.
+quiet, `batch_size` at most when there is much. The next batch is read and made ready while
+PostgreSQL works on this one. Acknowledged is what is durable, in order and nothing else: no
+exception leaves the agent, and nothing slow happens here.
 """
 
 import asyncio
@@ -27,9 +27,9 @@ def intake(worker: Worker, batch_size: int) -> Callable[[Any], AsyncIterable[Non
         async for first in stream.events():
             events = [first, *arrived(stream, batch_size - 1)]
             read = [worker.intake.read(record_of(event)) for event in events]
-            if recording is not None:
-                await recording
-            recording = asyncio.create_task(record(worker, stream, events, read))
+            before, recording = recording, asyncio.create_task(record(worker, stream, events, read))
+            if before is not None:
+                await before
             yield None
 
     return take

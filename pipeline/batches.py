@@ -1,5 +1,6 @@
 """A batch of Kafka records made durable: requests recorded, dead letters kept, nothing lost."""
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -64,6 +65,7 @@ class Intake:
         """`engine_of_hits`: for one connection on which hits are recorded ahead of the rest."""
         self._engine = engine
         self._hits = DriverConnection(engine_of_hits) if engine_of_hits else None
+        self._turn = asyncio.Lock()
         self._model = model
         self._topics = topics
         self._output_format = output_format
@@ -76,14 +78,17 @@ class Intake:
         return await self.record([self.read(record) for record in records])
 
     async def record(self, read: Sequence["Understood | DeadLetter"]) -> Recorded:
-        """Make a batch durable, however long PostgreSQL is away, or not what it should be.
+        """Make a batch durable, however long PostgreSQL is away, or not what it should be. Batches
+        take their turns in the order in which they come.
 
         What nobody can understand becomes a dead letter. So does a record that PostgreSQL refuses:
         the batch is halved until the culprit stands alone.
         """
-        ahead, rest = await self._record_hits(read)
-        # An exception that left here would acknowledge the batch, and so lose it.
-        result = ahead + (await insist(lambda: self.keep(rest), "a batch") if rest else NOTHING)
+        hits_ = self._hits_of(read)
+        async with self._turn:
+            ahead, rest = await self._record_hits(hits_, read)
+            # An exception that left here would acknowledge the batch, and so lose it.
+            result = ahead + (await insist(lambda: self.keep(rest), "a batch") if rest else NOTHING)
         dead = sum(isinstance(one, DeadLetter) for one in read)
         log.info(
             "batch recorded",
@@ -105,28 +110,31 @@ class Intake:
         if self._hits is not None:
             await self._hits.close()
 
-    async def _record_hits(
-        self, read: Sequence["Understood | DeadLetter"]
-    ) -> tuple[Recorded, Sequence["Understood | DeadLetter"]]:
-        """Record the batch's hits in one statement that commits by itself; what became of them,
-        and the rest, which wants a transaction.
+    def _hits_of(self, read: Sequence["Understood | DeadLetter"]) -> dict[str, object] | None:
+        """The parameters by which a batch's hits are recorded ahead of the rest.
 
         Of an entity that is in the batch more than once nothing is taken ahead: sequence numbers
-        follow the order of its events. Whatever goes wrong here is dealt with in the transaction.
+        follow the order of its events.
         """
         keys = Counter(one.key for one in read if isinstance(one, Understood))
-        alone = [one for one in read if isinstance(one, Understood) and keys[one.key] == 1]
+        alone = [one.prepared for one in read if isinstance(one, Understood) and keys[one.key] == 1]
         if self._hits is None or not alone:
+            return None
+        try:
+            return hits.parameters(alone, topics=self._topics, trial=self._trial, hits_only=True)
+        except Exception:  # the transaction finds out whose fault it is
+            return None
+
+    async def _record_hits(
+        self, asked: dict[str, object] | None, read: Sequence["Understood | DeadLetter"]
+    ) -> tuple[Recorded, Sequence["Understood | DeadLetter"]]:
+        """Record hits in one statement that commits by itself; what became of them, and the rest of
+        the batch, which wants a transaction. Whatever goes wrong here is dealt with there."""
+        if self._hits is None or asked is None:
             return NOTHING, read
         try:
-            entries = await hits.record(
-                self._hits,
-                [one.prepared for one in alone],
-                topics=self._topics,
-                trial=self._trial,
-                hits_only=True,
-            )
-        except (SQLAlchemyError, psycopg.Error) as error:
+            entries = await hits.run(self._hits, asked)
+        except Exception as error:
             log.debug("hits are recorded with the rest", error=str(error))
             return NOTHING, read
         reach("hits.after_commit")

@@ -7,7 +7,7 @@ asset is put together here, in `_ASSET_SAID`, and the two objects are joined as 
 third of joining them as jsonb; a test compares the result with `answers.ready`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -159,6 +159,15 @@ async def record(
     """
     if not batch:
         return {}
+    asked = parameters(batch, topics=topics, trial=trial, hits_only=hits_only)
+    return await run(connection, asked)
+
+
+def parameters(
+    batch: Sequence[Prepared], *, topics: Topics, trial: bool, hits_only: bool
+) -> dict[str, object]:
+    """The part of `record` that needs no connection, for `run`: who records batch after batch makes
+    the next one's while PostgreSQL works."""
     now = datetime.now(UTC)
     askable = [p for p in batch if not p.request.skip_cache]
     older = [(str(p.id), hash_) for p in askable for hash_ in p.context_hashes[1:]]
@@ -174,10 +183,19 @@ async def record(
         "all_context_hashes": [hash_ for p in askable for hash_ in p.context_hashes],
         "all_prompt_hashes": [p.prompt_hash for p in askable],
     }
-    rows = await connection.execute(
-        _STATEMENT,
-        requests.columns(batch)
-        | {name: text_array(values) for name, values in lists.items()}
-        | {"topic": topics.ready, "trial": trial, "hits_only": hits_only, "api": requests.API},
-    )
+    return {
+        **requests.columns(batch),
+        **{name: text_array(values) for name, values in lists.items()},
+        "topic": topics.ready,
+        "trial": trial,
+        "hits_only": hits_only,
+        "api": requests.API,
+    }
+
+
+async def run(
+    connection: AsyncConnection | DriverConnection, asked: Mapping[str, object]
+) -> dict[UUID, Entry]:
+    """`record` what `parameters` were made of."""
+    rows = await connection.execute(_STATEMENT, asked)
     return {row[0]: Entry(row[1], row[2], row[3:]) for row in rows}
