@@ -6,10 +6,11 @@ The whole story
 An event arrives on Kafka. `agents.intake` takes it in batches, `events.decode` turns bytes into a
 validated request, `preparation.prepare` computes everything that needs no I/O: two fingerprints
 (`context_hash`: what was asked; `prompt_hash`: what would be sent), the prompt, the price's upper
-bound. Then **one transaction** (`intake.record`) writes every request down under its identity and
-finds each one's picture: it exists (a *hit*: answered at once), it is being made (the request
-*joins* that job), or it has to be bought (a *job* is opened). What cannot be understood becomes a
-dead letter. Only after that transaction are the offsets committed.
+bound. Every request is written down under its identity, and its picture looked for. If it exists,
+that is a *hit*: **one statement** (`hits`) records and answers all of a batch. **One transaction**
+(`intake.record`) does the rest: a picture is being made (the request *joins* that job), or has to
+be bought (a *job* is opened). What cannot be understood becomes a dead letter. Only when all of it
+is durable are the offsets committed.
 
 A job moves `queued -> generating -> generated -> done`, or ends as `failed`
 (`rules.lifecycle`). `agents.generate` claims due jobs (`claims.claim`) **together with their

@@ -12,15 +12,17 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import fields
 
-import rfc8785
 from pydantic import JsonValue
 
 from pipeline.ports import ImageCall
+from pipeline.rules.canonical import canonical
 from schemas.request import ImageRequest, ImageType
 
 HASH_VERSION = 1
+
+_CALL = tuple(field.name for field in fields(ImageCall))
 
 _ONE_I = str.maketrans("İIı", "iii")
 _DOTTED_I = re.compile("i\u0307+")  # what other languages' lower-casing makes of İ
@@ -28,7 +30,7 @@ _DOTTED_I = re.compile("i\u0307+")  # what other languages' lower-casing makes o
 
 def canonical_form(request: ImageRequest, version: int = HASH_VERSION) -> bytes:
     """The RFC 8785 JSON that `context_hash` digests. `KeyError` for an unknown version."""
-    return rfc8785.dumps(_FORMS[version](request))
+    return canonical(_FORMS[version](request))
 
 
 def context_hash(request: ImageRequest, version: int = HASH_VERSION) -> str:
@@ -43,8 +45,8 @@ def context_hashes(request: ImageRequest) -> tuple[str, ...]:
 
 def prompt_hash(call: ImageCall) -> str:
     """SHA-256 (64 hex digits) over every parameter that is sent; those left out are not in it."""
-    sent = {name: value for name, value in asdict(call).items() if value is not None}
-    return hashlib.sha256(rfc8785.dumps(sent)).hexdigest()
+    sent = {name: getattr(call, name) for name in _CALL if getattr(call, name) is not None}
+    return hashlib.sha256(canonical(sent)).hexdigest()
 
 
 def _form_1(request: ImageRequest) -> dict[str, JsonValue]:
