@@ -87,7 +87,9 @@ class Stage:
 
     def about(self) -> dict[str, Any]:
         """What the figures depend on besides the code."""
-        return machine() | _server_settings(self.postgres_url) | {"kafka": services.kafka().name}
+        given = services.kafka().name.startswith("KAFKA_BOOTSTRAP_SERVERS")
+        kafka = "of KAFKA_BOOTSTRAP_SERVERS" if given else services.KAFKA_IMAGE.partition(":")[2]
+        return machine() | _server_settings(self.postgres_url) | {"kafka": kafka}
 
 
 @contextmanager
