@@ -1,5 +1,6 @@
 """Fixtures: a broker and a server for the session, a fresh database and topic names per test."""
 
+import signal
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,9 @@ from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests import services
+
+# A shell's background job ignores Ctrl-C, and so would every command that a test starts there.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> list[str]:
