@@ -64,10 +64,14 @@ class Report:
     samples: dict[str, list[float]] = field(default_factory=dict)
 
     def write(self, directory: Path = DIRECTORY) -> Path:
-        """Keep it as JSON under its name."""
+        """Keep it as JSON under its name, a member on a line."""
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / f"{self.name}.json"
-        path.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", "utf-8")
+        members = [
+            f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}"
+            for name, value in asdict(self).items()
+        ]
+        path.write_text("{\n" + ",\n".join(members) + "\n}\n", "utf-8")
         return path
 
     @classmethod
