@@ -135,7 +135,7 @@ class Intake:
         try:
             entries = await hits.run(self._hits, asked)
         except Exception as error:
-            log.debug("hits are recorded with the rest", error=str(error))
+            log.debug("hits are recorded with the rest", error=type(error).__name__)
             return NOTHING, read
         reach("hits.after_commit")
         saved = sum(entry.saved_microusd for entry in entries.values())

@@ -245,7 +245,7 @@ class Generator:
         try:
             return await self._keep_together(received)
         except Exception as error:
-            log.warning("pictures could not be kept together", error=str(error).splitlines()[0])
+            log.warning("pictures could not be kept together", error=type(error).__name__)
         [kept] = await insist(lambda: self._keep_all([received]), "a received picture")
         return kept
 
