@@ -12,7 +12,7 @@ from pipeline.rules.limits import Limit
 from sandbox.faults import Fault
 from sandbox.server import Sandbox
 from tests.integration.api import ANSWER, PATH, Api, listing
-from tests.integration.builders import Steps, asked, global_limit
+from tests.integration.builders import Steps, asked, eventually, global_limit
 from tests.integration.conftest import MakeGenerator, StartApi
 from tests.integration.test_deferral import later
 
@@ -69,7 +69,8 @@ async def test_hits_that_come_together_are_written_together(
         asking = [asyncio.create_task(api.post(listing()))]
         await steps.until_blocked()
         asking += [asyncio.create_task(api.post(listing())) for _ in range(20)]
-        await asyncio.sleep(1)  # they have come, and wait for the first one's statement
+        hits = api.parts.orders._hits  # where they wait for the first one's statement
+        await eventually(lambda: len(hits._asking) == 20)
     answers = await asyncio.gather(*asking)
 
     assert all(answer.json()["cached"] for answer in answers)
